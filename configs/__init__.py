@@ -1,0 +1,1 @@
+"""Hydra configuration of every experiment: the values, once, in YAML."""
