@@ -1,0 +1,470 @@
+"""Compare the speed of functions side by side, on a machine that does other things too."""
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+
+from common import paired
+from common.clock import Clock, HostClock, Sample
+from common.paired import Floats
+
+Status = Literal["ok", "noisy"]
+
+MAX_CALLS = 2**22  # calls in one sample; a function still unseen by the clock then is refused
+WARM_SAMPLES = 20
+FEWEST_ROUNDS = 3
+# More samples than this share in which the thread waited: the CPU clock misses part of the work.
+WAITING_SHARE = 0.1
+
+
+class NoisyMeasurement(RuntimeError):
+    """A ratio was asked of a comparison that did not settle."""
+
+
+class CandidateError(RuntimeError):
+    """A candidate raised, or gave another result than the baseline; nothing was timed."""
+
+
+@attrs.frozen
+class Estimate:
+    """How many times faster than the baseline one candidate is, with its 95% interval.
+
+    estimate, low, high: exp of the median of log(t_baseline / t_candidate) over the rounds
+    clock:              which clock these come from; the CPU clock if the thread never waited
+    wall_ratio:         the same estimate by the wall clock
+    cpu_ratio:          by the thread's CPU clock; None where it is not readable
+    ratio_of_minima, ratio_of_quartiles: baseline over candidate, from unpaired extremes
+    mad:                median absolute deviation of the paired logs
+    seconds, seconds_min: of one call of the candidate, median and least
+    """
+
+    estimate: float
+    low: float
+    high: float
+    rounds: int
+    status: Status
+    reason: str
+    clock: Literal["wall", "cpu"]
+    wall_ratio: float
+    cpu_ratio: float | None
+    ratio_of_minima: float
+    ratio_of_quartiles: float
+    mad: float
+    seconds: float
+    seconds_min: float
+
+    @property
+    def halfwidth(self) -> float:
+        """Half the interval's width, relative: 0.02 is within 2%."""
+        return paired.half_width(math.log(self.low), math.log(self.high))
+
+    @property
+    def speedup(self) -> float:
+        """The estimate; raises NoisyMeasurement if the comparison did not settle."""
+        if self.status == "noisy":
+            raise NoisyMeasurement(
+                f"speedup is undecided: {self.estimate:.3f} in [{self.low:.3f}, {self.high:.3f}] "
+                f"after {self.rounds} rounds, {self.reason}; "
+                "read .estimate with its interval, or give more max_seconds"
+            )
+        return self.estimate
+
+
+@attrs.frozen
+class Comparison(Mapping[str, Estimate]):
+    """Estimates of every candidate but the baseline, by name.
+
+    status: "noisy" if any estimate is; reason then says of which and why
+    overhead: seconds between the calls (order, bookkeeping, looks) per second of calls
+    """
+
+    estimates: Mapping[str, Estimate]
+    baseline: str
+    baseline_seconds: float
+    baseline_seconds_min: float
+    rounds: int
+    status: Status
+    reason: str
+    elapsed_s: float
+    overhead: float
+
+    def __getitem__(self, name: str) -> Estimate:
+        return self.estimates[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.estimates)
+
+    def __len__(self) -> int:
+        return len(self.estimates)
+
+    @property
+    def only(self) -> Estimate:
+        """The estimate, when there is a single candidate besides the baseline."""
+        if len(self.estimates) != 1:
+            raise ValueError(
+                f"say which candidate: the comparison holds {len(self.estimates)} "
+                f"({', '.join(self.estimates)}), take comparison[name]"
+            )
+        return next(iter(self.estimates.values()))
+
+    @property
+    def speedup(self) -> float:
+        """Of the single candidate; raises NoisyMeasurement if it did not settle."""
+        return self.only.speedup
+
+    @property
+    def estimate(self) -> float:
+        return self.only.estimate
+
+    @property
+    def low(self) -> float:
+        return self.only.low
+
+    @property
+    def high(self) -> float:
+        return self.only.high
+
+
+def compare(
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    baseline: str,
+    verify: Callable[[Any, Any], object] | None,
+    halfwidth: float = 0.02,
+    min_rounds: int = 15,
+    max_seconds: float = 3.0,
+    sample_s: float = 2e-3,
+    cold: bool = False,
+    setup: Callable[[], None] | None = None,
+    rng: np.random.Generator | None = None,
+    threads: int = 1,
+    clock: Clock | None = None,
+) -> Comparison:
+    """Time the candidates in rounds of random order until every ratio is known to `halfwidth`.
+
+    A round times each candidate once, over as many calls as last about `sample_s`; the ratio is
+    the median over rounds of baseline time / candidate time, so above 1 the candidate is faster.
+    What slows the machine for a while slows both sides of a round and cancels.
+
+    verify:  called as verify(result, baseline_result) for each candidate before anything is
+             timed; raising, or returning something false, ends the comparison. None: unchecked.
+    halfwidth: wanted half-width of the 95% interval; looked at after 15, 30, 60, ... rounds
+    max_seconds: end of timing, though never before 3 rounds; under `min_rounds` rounds or a
+             wider interval the result is "noisy"
+    sample_s: short, so that some samples fall between two pre-emptions
+    cold:    every sample is one call with twice the last-level cache walked through before it
+    setup:   called untimed before every sample and before the call that warms it
+    threads: how many threads the candidates use; only for 1 can CPU time be read
+    clock:   time source, the host's by default
+
+    Raises ValueError for fewer than two candidates or an unknown baseline, CandidateError naming
+    the candidate that failed or disagreed.
+    """
+    _check_arguments(candidates, baseline, halfwidth, min_rounds, max_seconds, sample_s, threads)
+    clock = clock or HostClock(threads)
+    rng = rng or np.random.default_rng()
+    _verify_all(candidates, baseline, verify, setup)
+
+    start = clock.now()
+    evict = _cache_walker() if cold else None
+    arms = [_Arm(name, call, clock, setup, evict) for name, call in candidates.items()]
+    for arm in arms:
+        arm.calibrate(sample_s)
+        arm.warm_up(start + max_seconds / 4)
+    looks = _Looks(arms, [arm.name for arm in arms].index(baseline), halfwidth, min_rounds)
+
+    before = sum(arm.inside_s for arm in arms)
+    rounds_start = clock.now()
+    next_look = min_rounds
+    orders = balanced_orders(len(arms), rng)
+    rounds = 0
+    while True:
+        for position in next(orders):
+            arms[position].take()
+        rounds += 1
+        if rounds == next_look:
+            if looks.settled():
+                break
+            next_look *= 2
+        if rounds >= FEWEST_ROUNDS and clock.now() - start >= max_seconds:
+            break
+    stop = clock.now()
+    inside = sum(arm.inside_s for arm in arms) - before
+    estimates = looks.estimates()
+    noisy = [f"{name}: {e.reason}" for name, e in estimates.items() if e.status == "noisy"]
+    base = looks.baseline_seconds()
+    return Comparison(
+        estimates=estimates,
+        baseline=baseline,
+        baseline_seconds=float(np.median(base)),
+        baseline_seconds_min=float(base.min()),
+        rounds=rounds,
+        status="noisy" if noisy else "ok",
+        reason="; ".join(noisy),
+        elapsed_s=stop - start,
+        overhead=max(stop - rounds_start - inside, 0.0) / inside,
+    )
+
+
+def noise(fn: Callable[[], Any], **options: Any) -> float:
+    """Half-width of a comparison of `fn` with itself: what this machine cannot tell apart.
+
+    options: as of `compare`
+    """
+    return compare({"a": fn, "b": fn}, baseline="a", verify=None, **options).only.halfwidth
+
+
+def balanced_orders(n: int, rng: np.random.Generator) -> Iterator[Sequence[int]]:
+    """Endless random orders of range(n); every n of them put each item once in each place.
+
+    Strict alternation of two arms lets a periodic disturbance fall on the same arm each time,
+    and unbalanced chance lets a first-place penalty fall on one arm more often.
+    """
+    shifts = np.arange(n)
+    while True:
+        square = (shifts[:, None] + shifts[None, :]) % n
+        square = rng.permutation(rng.permutation(square, axis=0), axis=1)
+        for row in rng.permutation(n)[square]:
+            yield row.tolist()
+
+
+class _Arm:
+    """One candidate, its samples and the number of calls in each."""
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[[], Any],
+        clock: Clock,
+        setup: Callable[[], None] | None,
+        evict: Callable[[], None] | None,
+    ) -> None:
+        self.name = name
+        self.k = 1
+        self.samples: list[Sample] = []
+        self.inside_s = 0.0
+        self._call = call
+        self._clock = clock
+        self._setup = setup
+        self._evict = evict
+
+    def calibrate(self, sample_s: float) -> None:
+        """Find the number of calls that lasts about `sample_s`."""
+        if self._evict:
+            return  # only the first call after the walk is cold
+        while True:
+            taken = _own_time(self._sample(self.k))
+            if taken >= sample_s / 2:
+                self.k = max(1, round(self.k * sample_s / taken))
+                return
+            if self.k >= MAX_CALLS:
+                if taken > 0:
+                    return
+                raise ValueError(
+                    f"candidate '{self.name}' took no measurable time in {self.k} calls: "
+                    "give it more work per call"
+                )
+            wanted = self.k * sample_s / taken if taken > 0 else math.inf
+            self.k = int(min(max(wanted, 2 * self.k), 10 * self.k, MAX_CALLS))
+
+    def warm_up(self, deadline: float) -> None:
+        """Sample until two in a row agree within 10%, at most 20 times."""
+        last = math.inf
+        for _ in range(WARM_SAMPLES):
+            now = _own_time(self._sample(self.k))
+            if abs(now - last) <= 0.1 * now or self._clock.now() > deadline:
+                return
+            last = now
+
+    def take(self) -> None:
+        self.samples.append(self._sample(self.k))
+
+    def times(self, *, cpu: bool) -> Floats:
+        """Seconds per call, (rounds,), by the CPU or the wall clock."""
+        seconds = [s.cpu if cpu and s.cpu is not None else s.wall for s in self.samples]
+        # A clock that saw nothing saw at most its own step; no ratio may become infinite.
+        floored: Floats = np.maximum(np.array(seconds), 1e-9)
+        return floored / self.k
+
+    def _sample(self, k: int) -> Sample:
+        before = self._clock.now()
+        if self._setup:
+            self._setup()
+        if self._evict:
+            self._evict()
+        else:
+            self._call()
+            if self._setup:
+                self._setup()
+        collects = gc.isenabled()
+        gc.disable()
+        ready = self._clock.now()
+        try:
+            sample = self._clock.sample(self._call, k)
+        finally:
+            if collects:
+                gc.enable()
+        self.inside_s += ready - before + sample.wall
+        return sample
+
+
+class _Looks:
+    """Estimates from the samples so far."""
+
+    def __init__(
+        self, arms: Sequence[_Arm], baseline: int, halfwidth: float, min_rounds: int
+    ) -> None:
+        self._base = arms[baseline]
+        self._others = [arm for arm in arms if arm is not self._base]
+        self._arms = arms
+        self._halfwidth = halfwidth
+        self._min_rounds = min_rounds
+
+    def settled(self) -> bool:
+        cpu = self._uses_cpu()
+        base = np.log(self._base.times(cpu=cpu))
+        widths = (
+            paired.half_width(*paired.interval(base - np.log(arm.times(cpu=cpu)))[1:])
+            for arm in self._others
+        )
+        return all(width <= self._halfwidth for width in widths)
+
+    def estimates(self) -> dict[str, Estimate]:
+        return {arm.name: self._estimate(arm) for arm in self._others}
+
+    def baseline_seconds(self) -> Floats:
+        return self._base.times(cpu=self._uses_cpu())
+
+    def _reads_cpu(self) -> bool:
+        return all(sample.cpu is not None for arm in self._arms for sample in arm.samples)
+
+    def _uses_cpu(self) -> bool:
+        if not self._reads_cpu():
+            return False
+        waits = (np.mean([s.waited for s in arm.samples]) for arm in self._arms)
+        return all(share <= WAITING_SHARE for share in waits)
+
+    def _estimate(self, arm: _Arm) -> Estimate:
+        cpu = self._uses_cpu()
+        base, ours = self._base.times(cpu=cpu), arm.times(cpu=cpu)
+        logs = np.log(base / ours)
+        centre, low, high = paired.interval(logs)
+        reasons = []
+        width = paired.half_width(low, high)
+        if len(logs) < self._min_rounds:
+            reasons.append(f"{len(logs)} rounds of {self._min_rounds} fitted in the time")
+        if width > self._halfwidth:
+            reasons.append(f"half-width {width:.3f} where {self._halfwidth:.3f} was wanted")
+        ratios = {True: None, False: None} | {cpu: math.exp(centre)}
+        if self._reads_cpu():
+            other = np.log(self._base.times(cpu=not cpu) / arm.times(cpu=not cpu))
+            other_centre, other_low, other_high = paired.interval(other)
+            ratios[not cpu] = math.exp(other_centre)
+            # Work that waits has no CPU time to agree with.
+            if cpu and abs(other_centre - centre) > (high - low + other_high - other_low) / 2:
+                reasons.append(f"wall clock says {ratios[False]:.3f}, CPU clock {ratios[True]:.3f}")
+        wall_ratio = ratios[False]
+        assert wall_ratio is not None
+        return Estimate(
+            estimate=math.exp(centre),
+            low=math.exp(low),
+            high=math.exp(high),
+            rounds=len(logs),
+            status="noisy" if reasons else "ok",
+            reason=", ".join(reasons),
+            clock="cpu" if cpu else "wall",
+            wall_ratio=wall_ratio,
+            cpu_ratio=ratios[True],
+            ratio_of_minima=float(base.min() / ours.min()),
+            ratio_of_quartiles=float(np.quantile(base, 0.25) / np.quantile(ours, 0.25)),
+            mad=float(np.median(np.abs(logs - centre))),
+            seconds=float(np.median(ours)),
+            seconds_min=float(ours.min()),
+        )
+
+
+def _own_time(sample: Sample) -> float:
+    """CPU seconds where they tell the work, which pre-emption does not lengthen; else elapsed."""
+    return sample.wall if sample.cpu is None or sample.waited else sample.cpu
+
+
+def _verify_all(
+    candidates: Mapping[str, Callable[[], Any]],
+    baseline: str,
+    verify: Callable[[Any, Any], object] | None,
+    setup: Callable[[], None] | None,
+) -> None:
+    """Run every candidate once, the baseline first, and check its result against the baseline's."""
+
+    def result_of(name: str) -> Any:
+        if setup:
+            setup()
+        try:
+            return candidates[name]()
+        except Exception as error:
+            raise CandidateError(
+                f"candidate '{name}' raised {type(error).__name__}: {error}"
+            ) from error
+
+    reference = result_of(baseline)
+    for name, call in candidates.items():
+        if name == baseline:
+            continue
+        result = result_of(name)
+        if verify is None:
+            continue
+        if result is reference and hasattr(result, "shape") and call is not candidates[baseline]:
+            raise CandidateError(
+                f"candidate '{name}' returns the very array the baseline '{baseline}' returned, "
+                "so comparing them proves nothing: give each its own output"
+            )
+        try:
+            agrees = verify(result, reference)
+        except Exception as error:
+            raise CandidateError(
+                f"candidate '{name}' disagrees with the baseline '{baseline}': {error}"
+            ) from error
+        if agrees is not None and not agrees:
+            raise CandidateError(f"candidate '{name}' disagrees with the baseline '{baseline}'")
+
+
+def _check_arguments(
+    candidates: Mapping[str, Callable[[], Any]],
+    baseline: str,
+    halfwidth: float,
+    min_rounds: int,
+    max_seconds: float,
+    sample_s: float,
+    threads: int,
+) -> None:
+    if baseline not in candidates:
+        raise ValueError(f"baseline must be one of {sorted(candidates)}, got '{baseline}'")
+    if len(candidates) < 2:
+        raise ValueError(f"a comparison needs a candidate besides the baseline '{baseline}'")
+    for name, value in (
+        ("halfwidth", halfwidth),
+        ("max_seconds", max_seconds),
+        ("sample_s", sample_s),
+    ):
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+    for name, count in (("min_rounds", min_rounds), ("threads", threads)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def _cache_walker() -> Callable[[], None]:
+    """A function that replaces what the last-level cache holds."""
+    from common.machine import last_level_cache_bytes
+
+    buffer = np.zeros(2 * last_level_cache_bytes(), dtype=np.uint8)
+    lines = buffer[::64]
+
+    def walk() -> None:
+        np.add(lines, 1, out=lines)
+
+    return walk

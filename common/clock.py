@@ -1,0 +1,108 @@
+"""Clocks a comparison can read: the host's, a GPU's, or a scripted one in tests."""
+
+import resource
+import time
+from collections.abc import Callable
+from itertools import repeat
+from typing import Any, Protocol
+
+import attrs
+
+# Named by the resource module on Linux only; elsewhere no wait is ever seen.
+_THREAD_USAGE: int | None = getattr(resource, "RUSAGE_THREAD", None)
+
+
+@attrs.frozen
+class Sample:
+    """Seconds that a run of calls took, all calls together.
+
+    wall:   elapsed seconds
+    cpu:    seconds this thread computed, None where that says nothing about the work
+    waited: the thread gave its core away (slept, read, waited for another thread), so that
+            `cpu` misses part of the work; being pre-empted is not waiting
+    """
+
+    wall: float
+    cpu: float | None = None
+    waited: bool = False
+
+
+class Clock(Protocol):
+    """What `bench.compare` needs to know of time."""
+
+    def now(self) -> float:
+        """Seconds since any fixed moment; read for budgets, not for results."""
+        ...
+
+    def sample(self, call: Callable[[], Any], k: int) -> Sample:
+        """Call `call` k times and say how long that took."""
+        ...
+
+
+class HostClock:
+    """Wall clock, and the calling thread's CPU clock when all the work is on that thread."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.reads_cpu = threads == 1 and thread_clock_step_s() < 1e-5
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def sample(self, call: Callable[[], Any], k: int) -> Sample:
+        times = repeat(None, k)
+        if not self.reads_cpu:
+            start = time.perf_counter_ns()
+            for _ in times:
+                call()
+            return Sample((time.perf_counter_ns() - start) * 1e-9)
+        waits = _voluntary_switches()
+        # The wall clock is read inside: it is the cheaper and so disturbs the CPU figure less.
+        cpu_start = time.thread_time_ns()
+        start = time.perf_counter_ns()
+        for _ in times:
+            call()
+        stop = time.perf_counter_ns()
+        cpu_stop = time.thread_time_ns()
+        waited = _voluntary_switches() > waits
+        return Sample((stop - start) * 1e-9, (cpu_stop - cpu_start) * 1e-9, waited)
+
+
+class CudaClock:
+    """Device time between two recorded events; `cuda` is torch.cuda unless one is given."""
+
+    def __init__(self, cuda: Any = None) -> None:
+        if cuda is None:
+            from torch import cuda
+        self._cuda = cuda
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def sample(self, call: Callable[[], Any], k: int) -> Sample:
+        start = self._cuda.Event(enable_timing=True)
+        stop = self._cuda.Event(enable_timing=True)
+        start.record()
+        for _ in repeat(None, k):
+            call()
+        stop.record()
+        stop.synchronize()
+        return Sample(start.elapsed_time(stop) * 1e-3)
+
+
+def thread_clock_step_s() -> float:
+    """Smallest step the thread's CPU clock was seen to make; some kernels tick in 10 ms."""
+    deadline = time.perf_counter() + 1e-3
+    first = last = time.thread_time_ns()
+    smallest = float("inf")
+    while smallest > 5_000 and time.perf_counter() < deadline:
+        now = time.thread_time_ns()
+        if now > last:
+            smallest = min(smallest, now - last)
+        last = now
+    return smallest * 1e-9 if last > first else float("inf")
+
+
+def _voluntary_switches() -> int:
+    if _THREAD_USAGE is None:
+        return 0
+    return resource.getrusage(_THREAD_USAGE).ru_nvcsw
