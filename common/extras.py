@@ -1,0 +1,29 @@
+"""Optional packages: one clear sentence where an import would fail."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class MissingExtra(ImportError):
+    """A package that only some features need is not installed; the message gives the pip line."""
+
+
+def require(module: str, extra: str | None, purpose: str) -> ModuleType:
+    """Import an optional module.
+
+    extra is the extra of this distribution that brings it, None when none does.
+    Raises MissingExtra naming purpose and the pip command; a module that is installed but fails
+    inside its own import raises its own error.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # it is there, but something it needs is not
+        wanted = f'"mlsys21[{extra}]"' if extra else package
+        raise MissingExtra(
+            f"{package} is needed for {purpose}: pip install {wanted}", name=module
+        ) from None
