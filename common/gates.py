@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Longest time one gate may take in its own process, kernel builds included.
 PROCESS_LIMIT_S = 600.0
 
-Pair = tuple[Callable[[], Any], Callable[[], Any], Callable[[Any, Any], None]]
+Pair = tuple[Callable[[], Any], Callable[[], Any], Callable[[Any, Any], object]]
 
 
 def _is_name(_: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -83,7 +83,7 @@ class Reading:
     """One process's measurement of one gate; what the command line prints as JSON.
 
     estimate, low, high: peer time / our time with its 95% interval
-    status:              "ok" or "noisy", as in `common.bench.Comparison`
+    status, reason:      "ok" or "noisy" and why, as in `common.bench.Comparison`
     root:                the checkout that was measured
     """
 
@@ -94,6 +94,7 @@ class Reading:
     high: float
     rounds: int
     status: str
+    reason: str
     root: str
 
     @classmethod
@@ -107,7 +108,8 @@ class Reading:
             low=ours.low,
             high=ours.high,
             rounds=ours.rounds,
-            status="ok" if comparison.status == ours.status == "ok" else "noisy",
+            status=ours.status,
+            reason=ours.reason,
             root=str(ROOT),
         )
 
@@ -130,6 +132,7 @@ class Reading:
         return (
             f"{self.name}: {self.estimate:.3f}x the peer's speed"
             f" [{self.low:.3f}, {self.high:.3f}], floor {self.floor:g}, {self.status}"
+            + (f" ({self.reason})" if self.reason else "")
         )
 
 
