@@ -180,24 +180,24 @@ ensure_torch() {
   version=$(sed -n 's/.*"torch==\([0-9.]*\)".*/\1/p' "$root/pyproject.toml" | head -n 1)
   if has_torch "$version"; then
     say "keeping the installed torch $version"
-  elif pip install -q --dry-run --no-deps "torch==$version+cpu" >"$log" 2>&1; then
+  elif pip install -qq --dry-run --no-deps "torch==$version+cpu" >"$log" 2>&1; then
     say "installing torch $version+cpu (some 200 MB)"
-    pip install -q "torch==$version+cpu" || give_up 1 "pip could not install torch==$version+cpu"
+    pip install -qq "torch==$version+cpu" || give_up 1 "pip could not install torch==$version+cpu"
   elif [[ -n ${TORCH_INDEX_URL:-} ]]; then
     say "installing torch $version from TORCH_INDEX_URL"
     # Only torch itself: what it depends on comes from the usual index with everything else.
-    pip install -q --no-deps --index-url "$TORCH_INDEX_URL" "torch==$version" ||
+    pip install -qq --no-deps --index-url "$TORCH_INDEX_URL" "torch==$version" ||
       give_up 1 "pip could not install torch==$version from TORCH_INDEX_URL=$TORCH_INDEX_URL"
   else
     say "installing torch $version from the default index (can be several GB;" \
       "TORCH_INDEX_URL=<a CPU-only index> makes it smaller)"
-    pip install -q "torch==$version" || give_up 1 "pip could not install torch==$version"
+    pip install -qq "torch==$version" || give_up 1 "pip could not install torch==$version"
   fi
 }
 
 ensure_project() {
   say "installing this checkout with [$extras] (takes some minutes the first time)"
-  (cd "$root" && pip install -q -e ".[$extras]") || give_up 1 "pip could not install .[$extras]; its message is above"
+  (cd "$root" && pip install -qq -e ".[$extras]") || give_up 1 "pip could not install .[$extras]; its message is above"
   "$python" -c 'import torch, fbgemm_gpu' ||
     give_up 1 "torch and fbgemm-gpu-cpu were installed but do not load together; the error is above"
 }
