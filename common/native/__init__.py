@@ -1,0 +1,34 @@
+"""C and C++ kernels: compiled for this machine, cached by content, called with checks.
+
+    lib = native.build("scale", [Path(__file__).with_name("scale.c")])
+    scale = lib.function("void scale(const float* x, float* out, int64_t n)")
+    scale(x, out, x.numel())
+
+In the source, `EXPORT` before a function makes it callable from here (in C++ it is also extern
+"C"), and the headers of common/kernels are found without an include folder.
+"""
+
+from common.native import openmp
+from common.native.build import Recipe, build, build_many, build_source
+from common.native.cache import cache_folder, prune
+from common.native.call import NativeFunction
+from common.native.errors import CompilerNotFound, NativeBuildError
+from common.native.library import Library, loaded_sources
+from common.native.prototype import Parameter, Prototype
+
+__all__ = [
+    "CompilerNotFound",
+    "Library",
+    "NativeBuildError",
+    "NativeFunction",
+    "Parameter",
+    "Prototype",
+    "Recipe",
+    "build",
+    "build_many",
+    "build_source",
+    "cache_folder",
+    "loaded_sources",
+    "openmp",
+    "prune",
+]

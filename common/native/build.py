@@ -1,0 +1,345 @@
+"""From C or C++ sources to a loaded library, compiled once per content.
+
+The key of a library is the sha256 of everything its machine code follows from: the text of its
+sources and own includes, the flags, the compiler and the processor. Where files lie and when they
+were written does not enter, so two checkouts share their entries.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from common.native import cache, library, openmp, target
+from common.native.errors import NativeBuildError
+from common.native.library import Library
+from common.native.target import Compiler, Language
+
+_ABI = "1"  # raised when entries of an older version of this layer must not be loaded
+_MAX_SOURCE_BYTES = 64 * 2**20
+_LANGUAGES: dict[str, Language] = {".c": "c", ".cpp": "c++", ".cc": "c++"}
+
+
+def _paths(paths: Iterable[Path | str]) -> tuple[Path, ...]:
+    return tuple(Path(path).resolve() for path in paths)
+
+
+def _words(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(words)
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """What to build; the arguments of `build` or `build_source` as a value."""
+
+    name: str = attrs.field(validator=attrs.validators.matches_re(r"[A-Za-z0-9_.-]+"))
+    sources: tuple[Path, ...] = attrs.field(default=(), converter=_paths)
+    text: str | None = None
+    language: Language = "c"
+    line_map: Mapping[int, tuple[str, int]] | None = None
+    openmp: bool = False
+    reassociate: bool = False
+    defines: Mapping[str, object] = attrs.field(factory=dict)
+    include_dirs: tuple[Path, ...] = attrs.field(default=(), converter=_paths)
+    flags: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    link_flags: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    timeout_s: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
+
+    def __attrs_post_init__(self) -> None:
+        if (self.text is None) == (not self.sources):
+            raise ValueError(f"{self.name}: give either source files or a text")
+        for path in self.sources:
+            if path.suffix not in _LANGUAGES:
+                raise ValueError(f"{path} must end in {', '.join(_LANGUAGES)}")
+        if len({_LANGUAGES[path.suffix] for path in self.sources}) > 1:
+            raise ValueError(f"{self.name}: build C and C++ sources as libraries of their own")
+
+
+def build(
+    name: str,
+    sources: Iterable[Path | str],
+    *,
+    openmp: bool = False,
+    reassociate: bool = False,
+    defines: Mapping[str, object] | None = None,
+    include_dirs: Iterable[Path | str] = (),
+    flags: Iterable[str] = (),
+    link_flags: Iterable[str] = (),
+    timeout_s: float = 600.0,
+) -> Library:
+    """Compile C (.c) or C++ (.cpp) files for this machine, or find them compiled, and load them.
+
+    Functions called from Python are marked EXPORT, which makes them visible and, in C++, extern
+    "C". Headers in common/kernels are found without being asked for.
+
+    openmp: compile and link with -fopenmp
+    reassociate: let the compiler reorder sums and assume finite numbers
+    defines: preprocessor names and values
+    flags, link_flags: further words for the compiler, before and after the sources
+
+    Raises NativeBuildError with the first compiler error, CompilerNotFound, FileNotFoundError for
+    a missing source, and ValueError for flags that change arithmetic in the whole process.
+    """
+    return _build(
+        Recipe(
+            name=name,
+            sources=sources,
+            openmp=openmp,
+            reassociate=reassociate,
+            defines=defines or {},
+            include_dirs=include_dirs,
+            flags=flags,
+            link_flags=link_flags,
+            timeout_s=timeout_s,
+        )
+    )
+
+
+def build_source(
+    name: str,
+    text: str,
+    *,
+    language: Language = "c",
+    line_map: Mapping[int, tuple[str, int]] | None = None,
+    openmp: bool = False,
+    reassociate: bool = False,
+    defines: Mapping[str, object] | None = None,
+    include_dirs: Iterable[Path | str] = (),
+    flags: Iterable[str] = (),
+    link_flags: Iterable[str] = (),
+    timeout_s: float = 600.0,
+) -> Library:
+    """Compile generated C or C++ text, as `build` does with files.
+
+    The text is kept in the cache folder, where errors point to. line_map says where a line of the
+    text (counted from 1) and those after it came from: {12: ("schedule.py", 40)} makes the
+    compiler speak of schedule.py:40 instead.
+    """
+    return _build(
+        Recipe(
+            name=name,
+            text=text,
+            language=language,
+            line_map=line_map,
+            openmp=openmp,
+            reassociate=reassociate,
+            defines=defines or {},
+            include_dirs=include_dirs,
+            flags=flags,
+            link_flags=link_flags,
+            timeout_s=timeout_s,
+        )
+    )
+
+
+def build_many(
+    recipes: Iterable[Recipe], jobs: int | None = None
+) -> list[Library | NativeBuildError]:
+    """Build recipes side by side; one that does not compile gives its error, the rest go on.
+
+    jobs: compilers at a time; by default one for each core this process may use
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(_build_or_error, recipes))
+
+
+def _build_or_error(recipe: Recipe) -> Library | NativeBuildError:
+    try:
+        return _build(recipe)
+    except NativeBuildError as error:
+        return error
+
+
+def _build(recipe: Recipe) -> Library:
+    folder = cache.cache_folder()
+    sources = recipe.sources if recipe.text is None else (_kept_text(recipe, folder),)
+    while True:
+        plan = _plan(recipe, sources)
+        known = library.loaded(plan.key)
+        if known is not None:
+            return known
+        target.require_preloaded_sanitizer(plan.compiler)
+        found = _find_or_compile(recipe, plan, folder)
+        if found is None:
+            continue  # a source was edited during the build
+        entry, seconds = found
+        own = [path for path in plan.files if recipe.text is None or path not in sources]
+        try:
+            return library.load(
+                recipe.name,
+                plan.key,
+                entry,
+                own,
+                is_openmp=recipe.openmp,
+                compile_seconds=seconds,
+            )
+        except OSError:
+            if entry.library.exists():
+                raise
+            # Pruned by another process after it was verified.
+
+
+def _find_or_compile(
+    recipe: Recipe, plan: _Plan, folder: Path
+) -> tuple[cache.Entry, float | None] | None:
+    entry = cache.find(folder, plan.key)
+    if entry is not None:
+        return entry, None
+    with cache.locked(folder, plan.key) as alone:
+        # Another process may have built it while we waited for the lock.
+        entry = cache.find(folder, plan.key) if alone else None
+        return (entry, None) if entry is not None else _compile(recipe, plan, folder, alone)
+
+
+@attrs.frozen
+class _Plan:
+    """All that decides a build: the compiler, its words, the files read and their key."""
+
+    compiler: Compiler
+    command: tuple[str, ...]  # without -o and the sources
+    link_flags: tuple[str, ...]
+    sources: tuple[Path, ...]
+    files: tuple[Path, ...]  # sources and own includes
+    key: str
+
+
+def _plan(recipe: Recipe, sources: tuple[Path, ...]) -> _Plan:
+    language = recipe.language if recipe.text is not None else _LANGUAGES[sources[0].suffix]
+    compiler = target.find_compiler(language)
+    flags = target.compile_flags(
+        language,
+        openmp=recipe.openmp,
+        reassociate=recipe.reassociate,
+        defines=recipe.defines,
+        extra=recipe.flags,
+    )
+    link_flags = target.link_flags(recipe.link_flags)
+    command = (*compiler.command, *flags, *target.include_flags(recipe.include_dirs))
+    files = _files_read(command, sources)
+    parts = [
+        _ABI,
+        compiler.language,
+        compiler.version(),
+        compiler.target(),
+        *(os.environ.get(name, "") for name in target.SEARCH_VARIABLES),
+        flags,
+        link_flags,
+        _digests(files),
+    ]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return _Plan(compiler, command, link_flags, sources, files, key)
+
+
+def _digests(files: Sequence[Path]) -> list[tuple[str, str]]:
+    return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+
+
+def _files_read(command: Sequence[str], sources: Sequence[Path]) -> tuple[Path, ...]:
+    """The sources and every header of ours they include, as the compiler finds them."""
+    for path in sources:
+        if path.stat().st_size > _MAX_SOURCE_BYTES:
+            raise NativeBuildError(
+                (),
+                f"error: {path.name} has {path.stat().st_size} bytes, more than "
+                f"{_MAX_SOURCE_BYTES} are not compiled: split it",
+                path,
+            )
+    asked = [*command, "-MM", "-MT", "_", *map(str, sources)]
+    code, rules = _run(asked, timeout_s=60, source=sources[0])
+    if code != 0:
+        raise NativeBuildError(asked, rules, sources[0])
+    words = []
+    for rule in re.split(r"^_:", rules.replace("\\\n", " "), flags=re.M)[1:]:
+        words += re.split(r"(?<!\\)\s+", rule.strip())
+    names = (re.sub(r"\\([ #])", r"\1", word).replace("$$", "$") for word in words)
+    return tuple(dict.fromkeys(Path(name).resolve() for name in names))
+
+
+def _compile(
+    recipe: Recipe, plan: _Plan, folder: Path, alone: bool
+) -> tuple[cache.Entry, float] | None:
+    """Compile and commit; None if a file changed meanwhile, so that the key no longer holds."""
+    before = _digests(plan.files)
+    source = plan.sources[0]
+    with cache.scratch(folder, plan.key, alone) as scratch:
+        built = scratch / "library.so"
+        command = [*plan.command, *map(str, plan.sources), "-o", str(built), *plan.link_flags]
+        started = time.perf_counter()
+        code, log = _run(command, recipe.timeout_s, source, scratch)
+        seconds = time.perf_counter() - started
+        if code != 0:
+            raise NativeBuildError(command, log, source)
+        if recipe.openmp and (complaint := openmp.version_complaint(built)):
+            raise NativeBuildError(command, complaint, source)
+        if _digests(plan.files) != before:
+            return None
+        facts = {"recipe": recipe.name, "seconds": seconds, "warnings": log, "command": command}
+        return cache.commit(folder, plan.key, built, facts), seconds
+
+
+def _run(
+    command: Sequence[str], timeout_s: float, source: Path, scratch: Path | None = None
+) -> tuple[int, str]:
+    """Run a compiler in a process group of its own, which ends with it; (exit code, output)."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    if scratch is not None:
+        environment["TMPDIR"] = str(scratch)  # what a killed compiler leaves goes with the folder
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        log = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise NativeBuildError(
+                command, f"error: the compiler timed out after {timeout_s:g} s", source
+            ) from None
+        raise
+    if process.returncode < 0:
+        log += f"\nerror: the compiler was ended by {signal.Signals(-process.returncode).name}"
+    return process.returncode, log
+
+
+def _kept_text(recipe: Recipe, folder: Path) -> Path:
+    """Write generated text, with its #line directives, to where errors can point."""
+    text = _with_line_directives(recipe.text or "", recipe.line_map or {})
+    suffix = ".c" if recipe.language == "c" else ".cpp"
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.{recipe.name}{suffix}"
+    if not path.exists():
+        cache.write_whole(path, text)
+    return path
+
+
+def _with_line_directives(text: str, line_map: Mapping[int, tuple[str, int]]) -> str:
+    lines = text.splitlines(keepends=True)
+    for number in line_map:
+        if not 1 <= number <= len(lines):
+            raise ValueError(f"line_map names line {number}, but the text has {len(lines)} lines")
+    out = []
+    for number, line in enumerate(lines, start=1):
+        if number in line_map:
+            file, origin = line_map[number]
+            out.append(f"#line {origin} {json.dumps(file)}\n")
+        out.append(line)
+    return "".join(out)
