@@ -24,7 +24,7 @@ ISA_FLAGS = (
 SPEED_VARIABLES = re.compile(
     r"(OMP|MKL|OPENBLAS|BLIS|KMP|GOMP|ATEN|DNNL|ONEDNN|MALLOC)_\w+|LD_PRELOAD"
 )
-FALLBACK_CACHE_BYTES = 32 * 2**20
+TYPICAL_CACHE_BYTES = {"L1d": 32 * 2**10, "L2": 2**20, "L3": 32 * 2**20}
 _PATH = re.compile(r"~?(?:/[^/:,;\s]+)*/([^/:,;\s]*)")
 
 
@@ -129,10 +129,14 @@ def speed_variables() -> dict[str, str]:
     }
 
 
+def cache_sizes_or_typical() -> dict[str, int]:
+    """As `cache_bytes`; what is common today where the sizes cannot be read."""
+    return TYPICAL_CACHE_BYTES | (_probe(cache_bytes) or {})
+
+
 def last_level_cache_bytes() -> int:
     """Size of the largest cache; 32 MiB where it cannot be read."""
-    sizes = _probe(cache_bytes)
-    return max(sizes.values()) if sizes else FALLBACK_CACHE_BYTES
+    return max((_probe(cache_bytes) or TYPICAL_CACHE_BYTES).values())
 
 
 def cache_bytes(cpu_folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> dict[str, int]:

@@ -1,0 +1,70 @@
+/* Memory rates: the two loops whose traffic is known beforehand, and a chain of known length.
+
+   Vectors of 64 bytes are what one cache line holds; eight sums under way at once keep enough
+   lines in flight. n is a count of floats, a multiple of 128 (eight vectors), arrays 64-byte
+   aligned. threads split the range evenly. */
+#include <stdint.h>
+
+/* Without OpenMP the threads' shares run one after the other. */
+#if defined(_OPENMP)
+#define ON_THREADS(clauses) _Pragma(STRING(omp parallel for schedule(static, 1) clauses))
+#define STRING(text) #text
+#else
+#define ON_THREADS(clauses)
+#endif
+
+typedef float vec __attribute__((vector_size(64)));
+#define SUMS 8
+
+static float sum_range(const vec *restrict x, int64_t lines) {
+    vec sum[SUMS] = {};
+    for (int64_t i = 0; i + SUMS <= lines; i += SUMS) {
+#pragma GCC unroll 8
+        for (int s = 0; s < SUMS; s++) sum[s] += x[i + s];
+    }
+    float total = 0.0f;
+    for (int s = 0; s < SUMS; s++) {
+        for (int lane = 0; lane < 16; lane++) total += sum[s][lane];
+    }
+    return total;
+}
+
+/* *out = passes * sum_i x[i]; reads 4 n bytes a pass. */
+EXPORT void read_sum(const float *restrict x, float *restrict out, int64_t n, int64_t passes,
+                     int64_t threads) {
+    float total = 0.0f;
+    const int64_t share = n / 16 / threads / SUMS * SUMS;
+    ON_THREADS(num_threads(threads) reduction(+ : total))
+    for (int64_t t = 0; t < threads; t++) {
+        for (int64_t p = 0; p < passes; p++) {
+            total += sum_range((const vec *)x + t * share, share);
+            __asm__ volatile("" ::: "memory"); /* or one pass would serve for all */
+        }
+    }
+    *out = total;
+}
+
+/* a[i] = b[i] + scale * c[i]; three transfers of 4 n bytes, and a fourth that nobody counts where
+   the cache reads a line before writing it. */
+EXPORT void triad(const float *restrict b, const float *restrict c, float *restrict a, int64_t n,
+                  int64_t threads, float scale) {
+    const int64_t share = n / 16 / threads / SUMS * SUMS;
+    ON_THREADS(num_threads(threads))
+    for (int64_t t = 0; t < threads; t++) {
+        vec *restrict to = (vec *)a + t * share;
+        const vec *restrict x = (const vec *)b + t * share;
+        const vec *restrict y = (const vec *)c + t * share;
+        for (int64_t i = 0; i < share; i++) to[i] = x[i] + scale * y[i];
+    }
+}
+
+/* A chain of n dependent multiply-adds: its time is n times a constant, on any machine and
+   whatever the caches hold. Work of exactly known ratio for judging a timing method. */
+EXPORT void chain(int64_t *restrict out, int64_t n) {
+    uint64_t x = 1;
+    for (int64_t i = 0; i < n; i++) {
+        x = x * 0x9E3779B97F4A7C15u + 1;
+        __asm__("" : "+r"(x));
+    }
+    *out = (int64_t)(x >> 1);
+}
