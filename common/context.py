@@ -1,0 +1,294 @@
+"""What a run function receives besides its settings: to record, compare, draw and resume."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from common import provenance
+from common.cells import Cells
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+    from common.bench import Comparison
+    from common.progress import ProgressBoard
+    from common.record import Record, Scalar
+    from common.roofline import Roofline
+    from common.run_folder import RunFolder
+
+T = TypeVar("T")
+
+_RESERVED_AXES = ("system", "baseline")
+
+
+@attrs.frozen
+class Work:
+    """What one call of every candidate does at least, for its share of the machine's limit.
+
+    flops: floating point operations;  bytes: bytes moved to and from memory
+    """
+
+    flops: float = attrs.field(validator=attrs.validators.ge(0))
+    bytes: float = attrs.field(validator=attrs.validators.ge(0))
+
+
+class Context:
+    """Everything an experiment may do to its run.
+
+    threads: threads to time with, already set for torch, BLAS and OpenMP
+    seed:    root seed of the run
+    profile: "quick" or "full"
+    scratch: empty folder, gone when the run ends
+    log:     goes to the run's log.txt; warnings also to the console
+
+    Built by the runner. sources gives the digests of the code loaded so far, resume=False leaves
+    cells of earlier runs unread.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        claims: Iterable[str],
+        folder: RunFolder,
+        *,
+        threads: int,
+        seed: int,
+        profile: str,
+        scratch: Path,
+        log: logging.Logger,
+        board: ProgressBoard,
+        sources: Callable[[], Mapping[str, str]] = dict,
+        resume: bool = True,
+        contended: bool = False,
+    ) -> None:
+        self.threads = threads
+        self.seed = seed
+        self.profile = profile
+        self.scratch = scratch
+        self.log = log
+        self._experiment = experiment
+        self._claims = tuple(claims)
+        self._folder = folder
+        self._board = board
+        self._cells = Cells(
+            folder.cells,
+            sources=sources,
+            digest=provenance.digest,
+            replay=self._append,
+            log=log,
+            resume=resume,
+        )
+        self._contended = contended
+        self._noise: float | None = None
+        self._n_compared = 0
+
+    @functools.cached_property
+    def roofline(self) -> Roofline:
+        """Measured peaks of this machine for this number of threads; at most a day old."""
+        from common import roofline
+
+        return roofline.cached(threads=self.threads)
+
+    def record(
+        self,
+        claim: str | None,
+        metric: str,
+        value: float,
+        unit: str,
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        fraction_of_roofline: float | None = None,
+        **axes: Scalar,
+    ) -> None:
+        """Keep one value; it is on the disk when this returns.
+
+        claim: id in claims.toml the value is judged by, None for a value no claim speaks of
+        low, high: its 95% interval; without one the value is exact
+        axes: what the value belongs to, e.g. rank=32, system="ours"
+
+        Raises ValueError for a number that is not finite and for a claim that does not exist or
+        that the experiment does not declare.
+        """
+        from common.record import Record
+
+        self._check_claim(claim)
+        self._append(
+            Record(
+                metric=metric,
+                value=value,
+                unit=unit,
+                claim=claim,
+                low=low,
+                high=high,
+                fraction_of_roofline=fraction_of_roofline,
+                axes=axes,
+            )
+        )
+
+    def compare(
+        self,
+        metric: str,
+        candidates: Mapping[str, Callable[[], Any]],
+        *,
+        baseline: str,
+        verify: Callable[[Any, Any], object] | None,
+        claim: str | None = None,
+        subject: str = "ours",
+        halfwidth: float = 0.02,
+        max_seconds: float = 3.0,
+        cold: bool = False,
+        work: Work | None = None,
+        **axes: Scalar,
+    ) -> Comparison:
+        """Time the candidates against the baseline and record the speedup of each over it.
+
+        Every record has the axes system=<candidate> and baseline=<baseline>; the claim stands on
+        the one whose system is `subject`. With work each also has its fraction of the machine's
+        limit, and the baseline's fraction is a record of its own (metric fraction_of_roofline).
+        The other arguments are those of common.bench.compare.
+        """
+        from common import bench
+        from common.record import Record
+
+        self._check_claim(claim)
+        taken = [name for name in _RESERVED_AXES if name in axes]
+        if taken:
+            raise ValueError(f"axis '{taken[0]}' is set by compare itself; use another name")
+        if claim is not None and (subject not in candidates or subject == baseline):
+            others = [name for name in candidates if name != baseline]
+            raise ValueError(
+                f"claim '{claim}' is about '{subject}', which must be a candidate besides the "
+                f"baseline '{baseline}': have {', '.join(others) or 'none'}; name it by subject="
+            )
+        rng = self.rng(f"compare {self._n_compared}")
+        self._n_compared += 1
+        comparison = bench.compare(
+            candidates,
+            baseline=baseline,
+            verify=verify,
+            halfwidth=halfwidth,
+            max_seconds=max_seconds,
+            cold=cold,
+            rng=rng,
+            threads=self.threads,
+        )
+        noise = self._noise_of(candidates[baseline], max_seconds, cold)
+
+        def fraction(seconds: float) -> float | None:
+            if work is None:
+                return None
+            return self.roofline.fraction(work.flops, work.bytes, seconds)
+
+        for system, estimate in comparison.items():
+            self._append(
+                Record(
+                    metric=metric,
+                    value=estimate.estimate,
+                    unit="x",
+                    claim=claim if system == subject else None,
+                    low=estimate.low,
+                    high=estimate.high,
+                    axes={**axes, "system": system, "baseline": baseline},
+                    rounds=estimate.rounds,
+                    noise=noise,
+                    noisy=estimate.status == "noisy",
+                    contended=self._contended,
+                    fraction_of_roofline=fraction(estimate.seconds),
+                    seconds=estimate.seconds,
+                )
+            )
+        of_baseline = fraction(comparison.baseline_seconds)
+        if of_baseline is not None:
+            self._append(
+                Record(
+                    metric="fraction_of_roofline",
+                    value=of_baseline,
+                    unit="",
+                    axes={**axes, "system": baseline, "baseline": baseline},
+                    rounds=comparison.rounds,
+                    noisy=comparison.status == "noisy",
+                    contended=self._contended,
+                    fraction_of_roofline=of_baseline,
+                    seconds=comparison.baseline_seconds,
+                )
+            )
+        if comparison.status == "noisy":
+            self.log.warning("%s: %s", metric, comparison.reason)
+        return comparison
+
+    def rng(self, name: str) -> numpy.random.Generator:
+        """A fresh generator that depends on the root seed, the experiment and the name alone."""
+        import numpy
+
+        return numpy.random.default_rng(self._seed_of(name))
+
+    def torch_rng(self, name: str) -> torch.Generator:
+        """The same for torch."""
+        import torch
+
+        return torch.Generator().manual_seed(self._seed_of(name) % 2**63)
+
+    def cell(self, fn: Callable[..., T], /, **params: Any) -> T:
+        """fn(**params), or what it gave in an earlier run that was cut short.
+
+        A cell is one part of an experiment that is worth keeping. Its value and the records made
+        inside it are stored as soon as it is done and come back as they were, so long as no file of
+        ours that had been loaded by then has changed. The parameters must tell cells apart.
+        """
+        return self._cells.get(fn, params)
+
+    def progress(self, iterable: Iterable[T], label: str) -> Iterator[T]:
+        """Yield the items and show how far they are: a bar in a terminal, else a line per tenth."""
+        return self._board.track(iterable, label)
+
+    def data_folder(self, name: str, version: int) -> Path:
+        """Folder for an expensive data set, kept beside the runs whatever code is edited.
+
+        version: of the generator; raise it when what it makes changes
+        """
+        folder = self._folder.path.parents[1] / "data" / f"{name}-v{version}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _append(self, record: Record) -> None:
+        self._folder.append(record)
+        self._cells.note(record)
+
+    def _check_claim(self, claim: str | None) -> None:
+        if claim is None:
+            return
+        from common import claims
+
+        claims.find(claim)
+        if claim not in self._claims:
+            raise ValueError(
+                f"claim '{claim}' must be listed in the claims of {self._experiment}, "
+                f"which has {', '.join(self._claims) or 'none'}"
+            )
+
+    def _noise_of(self, fn: Callable[[], Any], max_seconds: float, cold: bool) -> float:
+        """What this machine cannot tell apart: the first baseline against itself, once per run."""
+        if self._noise is None:
+            from common import bench
+
+            self._noise = bench.noise(
+                fn,
+                max_seconds=max_seconds,
+                cold=cold,
+                threads=self.threads,
+                rng=self.rng("noise"),
+            )
+        return self._noise
+
+    def _seed_of(self, name: str) -> int:
+        text = f"{self.seed}/{self._experiment}/{name}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")

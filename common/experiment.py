@@ -1,0 +1,117 @@
+"""How an experiment is declared: a name, the module that runs it, and the claims it measures.
+
+An experiment's module holds three names and imports nothing heavy at its top:
+    Settings                   attrs.frozen class with validators and no defaults
+    run(settings, ctx)         builds inputs, calls the library, records values
+    charts(frame, claims)      draws what was recorded
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+
+from common import PAPERS
+from common.context import Context, Work
+
+__all__ = ["PACKAGES", "Context", "Experiment", "Options", "Work", "all_experiments"]
+
+#: Packages that may list experiments: the layer's own and the five papers.
+PACKAGES = ("common", *PAPERS)
+
+
+@attrs.frozen
+class Experiment:
+    """What the runner must know before it imports anything of the experiment.
+
+    name:    "<package>_<what>"
+    module:  import path of the module that holds Settings, run and charts
+    claims:  ids in <package>/claims.toml that its records may carry
+    threads: threads it times with unless the command line says otherwise
+    env:     variables that must stand before torch loads; they cost a fresh interpreter
+    """
+
+    name: str
+    module: str
+    claims: tuple[str, ...] = attrs.field(converter=tuple)
+    threads: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    env: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+
+    @property
+    def package(self) -> str:
+        """Import name of the package it belongs to."""
+        return self.module.partition(".")[0]
+
+    def load(self) -> ModuleType:
+        """Import the experiment's module, without running anything."""
+        return importlib.import_module(self.module)
+
+    def settings_class(self) -> type[Any]:
+        """The class whose fields the experiment's yaml file must give values for."""
+        settings: type[Any] = self.load().Settings
+        return settings
+
+
+@attrs.frozen
+class Options:
+    """How to run an experiment, apart from its own settings.
+
+    threads:   0 takes the experiment's own number
+    resume:    use what earlier runs left: whole runs, and finished cells of others
+    isolate:   run in a child process; without it a crash or a hang takes the runner along
+    memory_gb: resident 1e9 bytes at which the child is ended
+    contended: other work runs beside it, so that times are shown but not judged
+    """
+
+    results: Path = Path("results")
+    profile: str = "quick"
+    seed: int = 0
+    threads: int = 0
+    timeout_s: float = 300.0
+    memory_gb: float = 8.0
+    resume: bool = True
+    isolate: bool = True
+    contended: bool = False
+
+    def threads_of(self, experiment: Experiment) -> int:
+        """Number of threads the experiment runs with."""
+        return self.threads or experiment.threads
+
+
+def all_experiments(
+    packages: Sequence[str] = PACKAGES, note: Callable[[str], None] | None = None
+) -> dict[str, Experiment]:
+    """Gather the experiments of the packages, in the order the packages list them.
+
+    A package that is not installed, or lists none, is a line given to note (the log by default).
+    Raises ValueError for a name given twice or not led by its package's name.
+    """
+    note = note or logging.getLogger(__name__).info
+    found: dict[str, Experiment] = {}
+    for package in packages:
+        listing = f"{package}.experiments"
+        try:
+            experiments = getattr(importlib.import_module(listing), "EXPERIMENTS", ())
+        except ModuleNotFoundError as missing:
+            if missing.name not in (package, listing):
+                raise
+            note(f"{package} is not installed; its experiments are left out")
+            continue
+        if not experiments:
+            note(f"{package} lists no experiments")
+        for experiment in experiments:
+            if not experiment.name.startswith(f"{package}_"):
+                raise ValueError(
+                    f"an experiment of {package} must be named '{package}_...', "
+                    f"got '{experiment.name}'"
+                )
+            if experiment.name in found:
+                raise ValueError(f"two experiments are named '{experiment.name}'")
+            found[experiment.name] = experiment
+    return found
