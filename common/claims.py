@@ -153,7 +153,7 @@ def _verdict(claim: Claim, record: Record) -> Verdict:
         return Verdict.NOISY
     assert not isinstance(claim.criterion, Order | Trend | Crossover)
     paper = claim.paper_value(record.axes)
-    acceptable = claim.criterion.acceptable(paper)
+    acceptable = claim.criterion.acceptable(paper, claim.better)
     if acceptable is None:
         return Verdict.INFORMATIVE
     low, high = interval(record)

@@ -154,11 +154,8 @@ def _check_together(claim: Claim, place: str) -> None:
         raise ClaimsError(f"{place}: criterion {kind!r} needs a paper value or points")
     if isinstance(criterion, Ratio) and any(ends(value)[0] <= 0 for value in values):
         raise ClaimsError(f"{place}: criterion 'ratio' needs paper values above 0")
-    if isinstance(criterion, Ratio) and claim.better == "lower" and math.isinf(criterion.max):
-        # value / paper >= min would reward being slow.
-        raise ClaimsError(f"{place}: criterion 'ratio' needs 'max' where lower is better")
-    if isinstance(criterion, Ratio) and claim.better == "higher" and math.isinf(criterion.min):
-        raise ClaimsError(f"{place}: criterion 'ratio' needs 'min' where higher is better")
+    if isinstance(criterion, Ratio) and claim.better == "equal":
+        raise ClaimsError(f"{place}: criterion 'ratio' needs better = 'higher' or 'lower'")
 
 
 def _points(tables: Any, place: str) -> tuple[Point, ...]:
@@ -193,11 +190,18 @@ def _criterion(table: Any, place: str) -> Criterion:
 
 
 def _ratio(table: dict[str, Any], place: str) -> Ratio:
-    return Ratio(**_range(table, "min", "max", place))
+    _reject_unknown(table, ("kind", "min"), place)
+    if "min" not in table:
+        raise ClaimsError(f"{place}: 'min' is missing")
+    least = _real(table["min"], f"{place}: 'min'")
+    if least <= 0:
+        raise ClaimsError(f"{place}: 'min' must be above 0, got {least}")
+    return Ratio(least)
 
 
 def _band(table: dict[str, Any], place: str) -> Band:
-    return Band(**_range(table, "low", "high", place))
+    _reject_unknown(table, ("kind", "low", "high"), place)
+    return Band(**_range(table, place))
 
 
 def _near(table: dict[str, Any], place: str) -> Near:
@@ -230,12 +234,11 @@ def _trend(table: dict[str, Any], place: str) -> Trend:
 
 def _crossover(table: dict[str, Any], place: str) -> Crossover:
     _reject_unknown(table, ("kind", "axis", "level", "sign", "low", "high"), place)
-    limits = {name: value for name, value in table.items() if name in ("low", "high")}
     return Crossover(
         _axis(table, "axis", place),
         _real(table.get("level", 1.0), f"{place}: 'level'"),
         _sign(table, place) if "sign" in table else 1,
-        **(_range(limits, "low", "high", place) if limits else {}),
+        **(_range(table, place) if "low" in table or "high" in table else {}),
     )
 
 
@@ -249,17 +252,16 @@ _KINDS: dict[str, Callable[[dict[str, Any], str], Criterion]] = {
 }
 
 
-def _range(table: dict[str, Any], low: str, high: str, place: str) -> dict[str, float]:
-    """The given limits of a range by name; at least one must be."""
-    _reject_unknown(table, ("kind", low, high), place)
-    limits = {
-        name: _real(table[name], f"{place}: {name!r}") for name in (low, high) if name in table
+def _range(table: dict[str, Any], place: str) -> dict[str, float]:
+    """The given ones of "low" and "high"; at least one must be."""
+    limits: dict[str, float] = {
+        name: _real(table[name], f"{place}: {name!r}") for name in ("low", "high") if name in table
     }
     if not limits:
-        raise ClaimsError(f"{place} needs {low!r} or {high!r}")
-    if len(limits) == 2 and limits[low] > limits[high]:
-        got = f"{limits[low]} and {limits[high]}"
-        raise ClaimsError(f"{place}: {low!r} must not exceed {high!r}, got {got}")
+        raise ClaimsError(f"{place} needs 'low' or 'high'")
+    if len(limits) == 2 and limits["low"] > limits["high"]:
+        got = f"{limits['low']} and {limits['high']}"
+        raise ClaimsError(f"{place}: 'low' must not exceed 'high', got {got}")
     return limits
 
 

@@ -22,17 +22,20 @@ PaperValue = float | tuple[float, float] | None
 
 @attrs.frozen
 class Ratio:
-    """value / paper lies within [min, max]; for a range of the paper its nearer end counts."""
+    """At least `min` of the paper's result: value / paper >= min, or paper / value where lower is
+    better. For a range of the paper its more modest end counts.
+    """
 
-    min: float = -math.inf
-    max: float = math.inf
+    min: float
 
-    def acceptable(self, paper: PaperValue) -> tuple[float, float] | None:
+    def acceptable(self, paper: PaperValue, better: str) -> tuple[float, float] | None:
         """The range of values that reproduce; None without a paper value."""
         if paper is None:
             return None
         low, high = ends(paper)
-        return _times(low, self.min), _times(high, self.max)
+        if better == "lower":
+            return -math.inf, _over(high, self.min)
+        return _times(low, self.min), math.inf
 
 
 @attrs.frozen
@@ -42,7 +45,7 @@ class Band:
     low: float = -math.inf
     high: float = math.inf
 
-    def acceptable(self, paper: PaperValue) -> tuple[float, float] | None:
+    def acceptable(self, paper: PaperValue, better: str) -> tuple[float, float] | None:
         """The band itself."""
         return self.low, self.high
 
@@ -54,7 +57,7 @@ class Near:
     abs: float | None = None
     rel: float | None = None
 
-    def acceptable(self, paper: PaperValue) -> tuple[float, float] | None:
+    def acceptable(self, paper: PaperValue, better: str) -> tuple[float, float] | None:
         """The range of values that reproduce; None without a paper value."""
         if paper is None:
             return None
@@ -247,6 +250,8 @@ def _plus(a: float, b: float) -> float:
 
 
 def _times(a: float, b: float) -> float:
-    if math.isinf(b):
-        return b
     return float(Decimal(repr(a)) * Decimal(repr(b)))
+
+
+def _over(a: float, b: float) -> float:
+    return float(Decimal(repr(a)) / Decimal(repr(b)))
