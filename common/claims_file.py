@@ -154,8 +154,6 @@ def _check_together(claim: Claim, place: str) -> None:
         raise ClaimsError(f"{place}: criterion {kind!r} needs a paper value or points")
     if isinstance(criterion, Ratio) and any(ends(value)[0] <= 0 for value in values):
         raise ClaimsError(f"{place}: criterion 'ratio' needs paper values above 0")
-    if isinstance(criterion, Ratio) and claim.better == "equal":
-        raise ClaimsError(f"{place}: criterion 'ratio' needs better = 'higher' or 'lower'")
 
 
 def _points(tables: Any, place: str) -> tuple[Point, ...]:
