@@ -7,23 +7,20 @@ were written does not enter, so two checkouts share their entries.
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import hashlib
 import json
 import os
 import re
-import signal
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
-from common.native import cache, library, openmp, target
+from common.native import cache, library, openmp, prototype, target
 from common.native.errors import NativeBuildError
 from common.native.library import Library
+from common.native.process import CompilerRun, TimedOut
 from common.native.target import Compiler, Language
 
 _ABI = "1"  # raised when entries of an older version of this layer must not be loaded
@@ -152,7 +149,9 @@ def build_many(
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    with concurrent.futures.ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(_build_or_error, recipes))
 
 
@@ -204,7 +203,7 @@ def _find_or_compile(
         return (entry, None) if entry is not None else _compile(recipe, plan, folder, alone)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class _Plan:
     """All that decides a build: the compiler, its words, the files read and their key."""
 
@@ -213,6 +212,7 @@ class _Plan:
     link_flags: tuple[str, ...]
     sources: tuple[Path, ...]
     files: tuple[Path, ...]  # sources and own includes
+    digests: list[tuple[str, str]]  # of files, by name
     key: str
 
 
@@ -228,40 +228,37 @@ def _plan(recipe: Recipe, sources: tuple[Path, ...]) -> _Plan:
     )
     link_flags = target.link_flags(recipe.link_flags)
     command = (*compiler.command, *flags, *target.include_flags(recipe.include_dirs))
-    files = _files_read(command, sources)
-    parts = [
-        _ABI,
-        compiler.language,
-        compiler.version(),
-        compiler.target(),
-        *(os.environ.get(name, "") for name in target.SEARCH_VARIABLES),
-        flags,
-        link_flags,
-        _digests(files),
-    ]
+    for path in sources:
+        _refuse_huge(path)
+    asked = (*command, "-MM", "-MT", "_", *map(str, sources))
+    with CompilerRun(asked) as scan:
+        identity = compiler.identity()
+        prototype.load_parser()  # needs as long as the compiler does, so meanwhile
+        code, rules = scan.result()
+    if code != 0:
+        raise NativeBuildError(asked, rules, sources[0])
+    files = _files_named(rules)
+    digests = _digests(files)
+    search = [os.environ.get(name, "") for name in target.SEARCH_VARIABLES]
+    parts = [_ABI, language, identity, search, flags, link_flags, digests]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-    return _Plan(compiler, command, link_flags, sources, files, key)
+    return _Plan(compiler, command, link_flags, sources, files, digests, key)
 
 
 def _digests(files: Sequence[Path]) -> list[tuple[str, str]]:
     return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
 
 
-def _files_read(command: Sequence[str], sources: Sequence[Path]) -> tuple[Path, ...]:
-    """The sources and every header of ours they include, as the compiler finds them."""
-    for path in sources:
-        if path.stat().st_size > _MAX_SOURCE_BYTES:
-            raise NativeBuildError(
-                (),
-                f"error: {path.name} has {path.stat().st_size} bytes, more than "
-                f"{_MAX_SOURCE_BYTES} are not compiled: split it",
-                path,
-            )
-    asked = [*command, "-MM", "-MT", "_", *map(str, sources)]
-    code, rules = _run(asked, timeout_s=60, source=sources[0])
-    if code != 0:
-        raise NativeBuildError(asked, rules, sources[0])
-    words = []
+def _refuse_huge(path: Path) -> None:
+    size = path.stat().st_size
+    if size > _MAX_SOURCE_BYTES:
+        text = f"error: {path.name} has {size} bytes, the limit is {_MAX_SOURCE_BYTES}: split it"
+        raise NativeBuildError((), text, path)
+
+
+def _files_named(rules: str) -> tuple[Path, ...]:
+    """The prerequisites of the make rules `_: a.c b.h` the compiler writes."""
+    words: list[str] = []
     for rule in re.split(r"^_:", rules.replace("\\\n", " "), flags=re.M)[1:]:
         words += re.split(r"(?<!\\)\s+", rule.strip())
     names = (re.sub(r"\\([ #])", r"\1", word).replace("$$", "$") for word in words)
@@ -272,53 +269,25 @@ def _compile(
     recipe: Recipe, plan: _Plan, folder: Path, alone: bool
 ) -> tuple[cache.Entry, float] | None:
     """Compile and commit; None if a file changed meanwhile, so that the key no longer holds."""
-    before = _digests(plan.files)
     source = plan.sources[0]
     with cache.scratch(folder, plan.key, alone) as scratch:
         built = scratch / "library.so"
         command = [*plan.command, *map(str, plan.sources), "-o", str(built), *plan.link_flags]
         started = time.perf_counter()
-        code, log = _run(command, recipe.timeout_s, source, scratch)
+        try:
+            with CompilerRun(command, scratch) as run:
+                code, log = run.result(recipe.timeout_s)
+        except TimedOut as error:
+            raise NativeBuildError(command, str(error), source) from None
         seconds = time.perf_counter() - started
         if code != 0:
             raise NativeBuildError(command, log, source)
         if recipe.openmp and (complaint := openmp.version_complaint(built)):
             raise NativeBuildError(command, complaint, source)
-        if _digests(plan.files) != before:
+        if _digests(plan.files) != plan.digests:
             return None
         facts = {"recipe": recipe.name, "seconds": seconds, "warnings": log, "command": command}
         return cache.commit(folder, plan.key, built, facts), seconds
-
-
-def _run(
-    command: Sequence[str], timeout_s: float, source: Path, scratch: Path | None = None
-) -> tuple[int, str]:
-    """Run a compiler in a process group of its own, which ends with it; (exit code, output)."""
-    environment = {**os.environ, "LC_ALL": "C"}
-    if scratch is not None:
-        environment["TMPDIR"] = str(scratch)  # what a killed compiler leaves goes with the folder
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        log = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise NativeBuildError(
-                command, f"error: the compiler timed out after {timeout_s:g} s", source
-            ) from None
-        raise
-    if process.returncode < 0:
-        log += f"\nerror: the compiler was ended by {signal.Signals(-process.returncode).name}"
-    return process.returncode, log
 
 
 def _kept_text(recipe: Recipe, folder: Path) -> Path:

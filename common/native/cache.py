@@ -9,6 +9,7 @@ in place, and `.lock` files never removed, since a process may hold or have mapp
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -17,7 +18,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ import attrs
 _NETWORK = re.compile(
     r"nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|afs|9p|fuse\.sshfs|pvfs|orangefs"
 )
+_ABANDONED_S = 86400.0  # a build folder this old belongs to no living compiler
 
 
 def cache_folder() -> Path:
@@ -53,11 +54,13 @@ def _usable_folder(asked: str) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         _refuse_foreign(folder, status)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except _ForeignFolder:
         raise
     except OSError as error:
+        import tempfile
+
         private = Path(tempfile.mkdtemp(prefix="mlsys21-native-"))
         warnings.warn(
             f"native libraries cannot be kept in {folder} ({error.strerror}); they are built anew "
@@ -96,7 +99,14 @@ def _remove_at_exit(folder: Path) -> None:
     atexit.register(remove)
 
 
-@attrs.frozen
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@attrs.frozen(eq=False)
 class Entry:
     """A committed library: the path to load, and what its json file says."""
 
@@ -158,6 +168,8 @@ def commit(folder: Path, key: str, built: Path, facts: dict[str, Any]) -> Entry:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that readers see all of it or nothing."""
+    import tempfile
+
     handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "w") as stream:
@@ -194,7 +206,9 @@ def scratch(folder: Path, key: str, alone: bool) -> Iterator[Path]:
     """
     if alone:
         for left in folder.glob(f"{key}.*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
+    import tempfile
+
     path = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=folder))
     try:
         yield path
@@ -240,7 +254,11 @@ def prune(max_mb: float = 512) -> int:
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
             key, status = path.name.partition(".")[0], path.stat()
-            if path.suffix == ".lock" or path.is_dir():
+            if path.suffix == ".lock":
+                continue
+            if path.is_dir():
+                if now - status.st_mtime > _ABANDONED_S:
+                    _remove(path)
                 continue
             sizes[key] = sizes.get(key, 0) + status.st_size
             used[key] = max(used.get(key, 0.0), min(status.st_mtime, now))
@@ -262,5 +280,5 @@ def _drop(folder: Path, key: str) -> bool:
         (folder / f"{key}.json").unlink(missing_ok=True)  # first: what is left is uncommitted
         for path in folder.glob(f"{key}.*"):
             if path.suffix != ".lock":
-                path.unlink(missing_ok=True)
+                _remove(path)
     return True

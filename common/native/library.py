@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +117,8 @@ def load(
 
 
 def _load_private_copy(ffi: Any, path: Path) -> Any:
+    import tempfile
+
     # A file mapped over the network may be deleted from afar, and touching it then is a SIGBUS.
     with tempfile.NamedTemporaryFile(prefix=path.stem, suffix=".so") as copy:
         with path.open("rb") as source:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import keyword
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
-from pycparser import c_ast, c_parser  # type: ignore[import-untyped]  # it publishes no types
 
 _INTEGERS = tuple(f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64))
 DTYPES = {name: name.removesuffix("_t") for name in _INTEGERS} | {
@@ -83,21 +83,27 @@ def parse(
 
 
 def _declaration(text: str) -> Any:
+    parser = load_parser()
     try:
-        tree = _parser().parse(f"{_TYPEDEFS}\n{text};")
-    except c_parser.ParseError as error:
+        tree = parser.parse(f"{_TYPEDEFS}\n{text};")
+    except sys.modules[type(parser).__module__].ParseError as error:
         raise ValueError(f"not a C prototype: {text!r} ({error})") from None
     declarations = tree.ext[len(_INTEGERS) :]
-    if len(declarations) != 1 or not isinstance(
-        getattr(declarations[0], "type", None), c_ast.FuncDecl
-    ):
+    if len(declarations) != 1 or _kind(getattr(declarations[0], "type", None)) != "FuncDecl":
         raise ValueError(f"wanted one C function prototype, got {text!r}")
     return declarations[0]
 
 
 @functools.cache
-def _parser() -> Any:
+def load_parser() -> Any:
+    """The C parser cffi itself uses; importing it is the costly part."""
+    from pycparser import c_parser  # type: ignore[import-untyped]  # it publishes no types
+
     return c_parser.CParser()
+
+
+def _kind(node: Any) -> str:
+    return type(node).__name__
 
 
 def _parameter(
@@ -108,7 +114,7 @@ def _parameter(
         raise ValueError("every parameter of a prototype needs a name; errors are told by it")
     # Python callers may pass by name, and a Python keyword cannot be one.
     spelled = f"{name}_" if keyword.iskeyword(name) else name
-    if not isinstance(node.type, c_ast.PtrDecl):
+    if _kind(node.type) != "PtrDecl":
         ctype = _type_name(node.type, f"parameter {name!r}")
         return Parameter(spelled, ctype, False, False, DTYPES[ctype])
     ctype = _type_name(node.type.type, f"parameter {name!r}")
@@ -132,4 +138,4 @@ def _type_name(node: Any, what: str, allow_void: bool = False) -> str:
 
 
 def _is_void(node: Any) -> bool:
-    return isinstance(node, c_ast.Typename) and getattr(node.type.type, "names", None) == ["void"]
+    return _kind(node) == "Typename" and getattr(node.type.type, "names", None) == ["void"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,8 @@ from typing import Literal
 
 import attrs
 
-from common.native.errors import CompilerNotFound
+from common.native.errors import CompilerNotFound, NativeBuildError
+from common.native.process import CompilerRun
 
 Language = Literal["c", "c++"]
 
@@ -36,19 +35,15 @@ _EXPORT = '__attribute__((visibility("default")))'
 
 @attrs.frozen
 class Compiler:
-    """One compiler driver: the words that start it, its version line and its file's age."""
+    """One compiler driver: the words that start it and its file's age, which a new one changes."""
 
     language: Language
     command: tuple[str, ...]
     mtime_ns: int
 
-    def version(self) -> str:
-        """The first line of `--version`."""
-        return _version(self)
-
-    def target(self) -> str:
-        """What `-march` stands for on this machine, as the compiler resolves it."""
-        return _target(self, march())
+    def identity(self) -> tuple[str, str]:
+        """Its version line, and what `-march` stands for on this machine as it resolves that."""
+        return _identity(self, march())
 
 
 def march() -> str:
@@ -96,7 +91,7 @@ def compile_flags(
     flags = ["-std=gnu11"] if language == "c" else ["-std=gnu++17", "-fno-exceptions"]
     flags += ["-O3", f"-march={march()}", "-fPIC", "-shared"]
     flags += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-    if platform.machine() in ("x86_64", "AMD64"):
+    if os.uname().machine in ("x86_64", "AMD64"):
         flags.append("-mprefer-vector-width=512")
     flags += ["-fvisibility=hidden", "-Wall", "-Wextra", "-fdiagnostics-color=never"]
     # EXPORT before a function makes it callable from Python, in C and in C++ alike.
@@ -144,24 +139,26 @@ def _refuse_fast_math(flags: Sequence[str]) -> None:
 
 
 @functools.cache
-def _version(compiler: Compiler) -> str:
-    return _output([*compiler.command, "--version"]).partition("\n")[0]
-
-
-@functools.cache
-def _target(compiler: Compiler, wanted: str) -> str:
-    flag = f"-march={wanted}"
-    try:
-        return _output([*compiler.command, flag, "-Q", "--help=target"])
-    except subprocess.CalledProcessError:
+def _identity(compiler: Compiler, wanted: str) -> tuple[str, str]:
+    command, flag = compiler.command, f"-march={wanted}"
+    with (
+        CompilerRun([*command, flag, "-Q", "--help=target"]) as asking_target,
+        CompilerRun([*command, "--version"]) as asking_version,
+    ):
+        version = asking_version.result()[1].partition("\n")[0]
+        code, resolved = asking_target.result()
+    if code != 0:
         # Not gcc: its predefined macros name the instruction sets as well.
-        return _output([*compiler.command, flag, "-dM", "-E", "-x", compiler.language, os.devnull])
+        resolved = _output([*command, flag, "-dM", "-E", "-x", compiler.language, os.devnull])
+    return version, resolved
 
 
 def _output(command: Sequence[str]) -> str:
-    environment = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(command, capture_output=True, env=environment, check=True)
-    return done.stdout.decode(errors="replace")
+    with CompilerRun(command) as run:
+        code, output = run.result()
+    if code != 0:
+        raise NativeBuildError(command, output, Path(os.devnull))
+    return output
 
 
 def require_preloaded_sanitizer(compiler: Compiler) -> None:
