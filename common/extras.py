@@ -21,8 +21,8 @@ def require(module: str, extra: str | None, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] != package:
-            raise  # it is there, but something it needs is not
+        if error.name != package:
+            raise  # it is there, but something it needs, or the part asked for, is not
         wanted = f'"mlsys21[{extra}]"' if extra else package
         raise MissingExtra(
             f"{package} is needed for {purpose}: pip install {wanted}", name=module
