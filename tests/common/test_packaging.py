@@ -1,0 +1,210 @@
+"""What a user who installs the package gets: files, names, stubs, citation, licence."""
+
+import ast
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from common import PAPERS, claims, experiment
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("common", *PAPERS)
+#: Written beside the sources by Python and by tools, never part of the package.
+GENERATED = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "*.so")
+#: Kinds of file that packages hold besides Python, now or when their kernels and RTL stand.
+DATA_SUFFIXES = (".c", ".cpp", ".h", ".v", ".toml", ".yaml", ".j2", ".css", ".js", ".pyi", ".jsonl")
+
+TITLES = {
+    "A Deep Learning Based Cost Model for Automatic Code Optimization": "Baghdadi",
+    "Cortex: A Compiler for Recursive Deep Learning Models": "Fegade",
+    "Data Movement Is All You Need: A Case Study on Optimizing Transformers": "Ivanov",
+    "In-network Aggregation for Shared Machine Learning Clusters": "Gebara",
+    "TT-Rec: Tensor Train Compression for Deep Learning Recommendation Models": "Yin",
+}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return table
+
+
+# --- the wheel -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the build reads, with a data file of every kind added to one package."""
+    folder = tmp_path_factory.mktemp("source")
+    for package in PACKAGES:
+        ignore = shutil.ignore_patterns(*GENERATED)
+        shutil.copytree(ROOT / package, folder / package, ignore=ignore)
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    for outside in ("configs", "scripts", "tests"):
+        shutil.copytree(ROOT / outside, folder / outside, ignore=shutil.ignore_patterns(*GENERATED))
+    for suffix in DATA_SUFFIXES:
+        (folder / "panama" / f"probe{suffix}").write_text("kept")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> Path:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
+    done = subprocess.run(build, cwd=source, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+def wheel_files(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def test_wheel_holds_every_file_of_the_packages_and_no_other(source: Path, wheel: Path) -> None:
+    wanted = {
+        path.relative_to(source).as_posix()
+        for package in PACKAGES
+        for path in (source / package).rglob("*")
+        if path.is_file()
+    }
+    assert {f"panama/probe{suffix}" for suffix in DATA_SUFFIXES} < wanted
+    assert wheel_files(wheel) == wanted
+
+
+def test_wheel_leaves_the_checkout_s_folders_out(wheel: Path) -> None:
+    # Names as general as these must not land in anyone's site-packages.
+    assert {name.split("/")[0] for name in wheel_files(wheel)} == set(PACKAGES)
+
+
+def test_wheel_states_licence_and_version(wheel: Path, project: dict[str, Any]) -> None:
+    (distribution,) = metadata.distributions(path=[str(wheel)])
+    assert distribution.version == project["version"]
+    assert distribution.metadata["License-Expression"] == "Apache-2.0"
+    assert distribution.metadata.get_all("License-File") == ["LICENSE"]
+
+
+INSTALLED = """
+import importlib, json, sys
+import common.claims, common.experiment
+found = {"claims": sorted({claim.package for claim in common.claims.load().values()})}
+found["files"] = {}
+for name in json.loads(sys.argv[1]):
+    package = importlib.import_module(name)
+    importlib.import_module(f"{name}.experiments")
+    found["files"][name] = package.__file__
+found["torch"] = "torch" in sys.modules
+found["experiments"] = list(common.experiment.all_experiments())
+errors = {}
+import ttrec
+for name in ("TTEmbeddingBag", "tt_embedding_bag"):
+    try:
+        getattr(ttrec, name)
+    except ImportError as error:
+        errors[name] = [type(error).__name__, str(error)]
+found["errors"] = errors
+found["shape"] = ttrec.suggest_shape(10131227, 16, 8).params
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_base_installation_imports_and_names_the_missing_extra(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
+    python = environment / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, wheel], capture_output=True, text=True, timeout=700)
+    assert done.returncode == 0, done.stderr
+
+    # Run away from the checkout, so that only what was installed can be imported.
+    command = [python, "-c", INSTALLED, json.dumps(PACKAGES)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert all(str(environment) in file for file in found["files"].values())
+    assert not found["torch"]
+    assert set(PAPERS) <= set(found["claims"])
+    assert set(found["experiments"]) == set(experiment.all_experiments())
+    assert found["shape"] > 0
+    assert set(found["errors"]) == {"TTEmbeddingBag", "tt_embedding_bag"}
+    for kind, message in found["errors"].values():
+        assert kind == "MissingExtra"
+        assert 'pip install "mlsys21[ttrec]"' in message
+
+
+# --- names, versions, stubs ----------------------------------------------------------------------
+
+
+def stub_names(package: str) -> set[str]:
+    """Public names a package's stub promises."""
+    tree = ast.parse((ROOT / package / "__init__.pyi").read_text())
+    return {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+@pytest.mark.parametrize("package", PAPERS)
+def test_stub_and_module_offer_the_same_names(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) == stub_names(package)
+    assert set(dir(module)) == stub_names(package)
+    for name in stub_names(package):
+        assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_is_typed_and_carries_the_project_s_version(
+    package: str, project: dict[str, Any]
+) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+    assert importlib.import_module(package).__version__ == project["version"]
+
+
+# --- claims, experiments, configuration ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", PAPERS)
+def test_every_claim_is_recorded_or_says_why_not(package: str) -> None:
+    recorded = {claim for entry in experiment.all_experiments().values() for claim in entry.claims}
+    for claim_id, claim in claims.load(package).items():
+        assert (claim_id in recorded) != bool(claim.not_attempted), claim_id
+
+
+def test_every_experiment_has_one_yaml_and_every_yaml_an_experiment() -> None:
+    files = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
+    assert files == set(experiment.all_experiments())
+
+
+# --- licence and citation ------------------------------------------------------------------------
+
+
+def test_licence_is_the_one_declared(project: dict[str, Any]) -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert project["license"] == "Apache-2.0"
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+
+
+def test_citation_names_this_version_and_the_five_papers(project: dict[str, Any]) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    cited = {work["title"]: work["authors"][0]["family-names"] for work in citation["references"]}
+    assert cited == TITLES
