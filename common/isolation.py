@@ -32,8 +32,8 @@ POLL_S = 0.05
 GRACE_S = 10.0  # for a child that was asked to stop
 LOG_LINES = 20
 
-#: Loaded once by the server. torch takes seconds; the others are in every child anyway.
-PRELOAD = ["torch", "numpy", "common.child"]
+#: Loaded once by the server.
+PRELOAD = ["common.preload"]
 
 
 @attrs.frozen
@@ -81,7 +81,7 @@ def run_isolated(
         task = Task(
             experiment=experiment,
             settings=pickle.dumps(settings),
-            folder=folder.path,
+            folder=folder.path.absolute(),
             scratch=Path(scratch),
             options=options,
         )
