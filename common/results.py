@@ -122,7 +122,7 @@ class Store:
         def keep(info: RunInfo) -> bool:
             return all(getattr(info, name) == value for name, value in wanted_run.items())
 
-        runs = self._read(keep)
+        runs = self._read(keep, wanted_run.get("experiment"))
         if latest:
             runs = iter(_newest(sorted(runs, key=lambda run: run.info.started)))
         rows = _Columns()
@@ -190,9 +190,16 @@ class Store:
             frame[name] = frame[name].map(str, na_action="ignore")
         frame.to_parquet(file, index=False)
 
-    def _read(self, keep: Callable[[RunInfo], bool] = lambda info: True) -> Iterator[Run]:
-        """Every readable run that keep accepts, folder by folder in the order of their names."""
+    def _read(
+        self, keep: Callable[[RunInfo], bool] = lambda info: True, experiment: Scalar = None
+    ) -> Iterator[Run]:
+        """Every readable run that keep accepts, folder by folder in the order of their names.
+
+        Given an experiment, only its folders are looked at.
+        """
         for path in self._folders():
+            if experiment is not None and path.parent.name != experiment:
+                continue
             folder = RunFolder(self.root, path.parent.name, path.name)
             try:
                 info = folder.info()

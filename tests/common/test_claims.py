@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import claims
@@ -118,6 +118,7 @@ def test_verdict_at_edges(
         assert verdict(claim, make_record(low)) is expected
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     kind=st.sampled_from(["ratio", "near", "band"]),
     better=st.sampled_from(["higher", "lower", "equal"]),
@@ -205,6 +206,7 @@ def test_noisy_record_is_noisy(value: float) -> None:
     assert verdict(make_claim(), make_record(value, noisy=True)) is NOISY
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     source=st.sampled_from(["read", "derived", "remembered", "unknown"]),
     comparable=st.booleans(),

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.record import Record, RunInfo, Scalar, canonical_json, run_key
@@ -51,6 +51,7 @@ def records(draw: st.DrawFn) -> Record:
     )
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(records())
 def test_record_survives_json(record: Record) -> None:
     line = record.to_json()
@@ -157,6 +158,7 @@ def test_line_that_is_no_record_is_refused(line: str) -> None:
 SETTINGS = st.dictionaries(st.text(), JSON, max_size=4)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(SETTINGS, st.randoms())
 def test_key_does_not_depend_on_order_of_settings(settings: dict[str, Any], random: Any) -> None:
     items = list(settings.items())
@@ -218,6 +220,7 @@ def make_info(**changes: Any) -> RunInfo:
     return RunInfo(**(fields | changes))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(SETTINGS, SETTINGS, st.none() | st.text(), st.none() | NUMBERS)
 def test_run_survives_json(
     settings: dict[str, Any], machine: dict[str, Any], error: str | None, seconds: float | None

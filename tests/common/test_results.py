@@ -178,7 +178,7 @@ def test_frame_refuses_unknown_column(tmp_path: Path) -> None:
 
 def test_frame_reads_only_the_wanted_experiment(tmp_path: Path) -> None:
     damaged = write_run(tmp_path, [record()], experiment="cortex_other")
-    (damaged / "records.jsonl").write_text("")
+    (damaged / "run.json").write_text("")
     write_run(tmp_path, [record(2.0)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
