@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import numpy  # noqa: F401  # loads the thread pool that one test looks at
 import pytest
 from threadpoolctl import threadpool_info
@@ -21,13 +22,14 @@ Writer = Callable[..., str]
 
 
 def reading(low: float, high: float, *, floor: float = 2.0, status: str = "ok") -> Reading:
-    return Reading("toy", floor, (low + high) / 2, low, high, 15, status, "", str(ROOT))
+    return Reading("toy", floor, (low + high) / 2, low, high, low, 15, status, "", str(ROOT))
 
 
 PASSES = reading(1.9, 2.1)
 FAILS = reading(1.7, 1.9)
 NOISY_LOW = reading(1.0, 1.5, status="noisy")
 NOISY_HIGH = reading(1.0, 3.0, status="noisy")
+NOISY_ABOVE = reading(2.5, 5.0, status="noisy")
 
 
 def make_pair() -> gates.Pair:
@@ -115,6 +117,9 @@ def test_name_must_be_a_word(name: str) -> None:
         ([NOISY_HIGH, PASSES], Outcome.PASSED),
         ([NOISY_HIGH, NOISY_HIGH], Outcome.NOISY),  # wide enough to reach any floor, so no pass
         ([NOISY_LOW, NOISY_HIGH], Outcome.NOISY),
+        ([NOISY_ABOVE], Outcome.PASSED),
+        ([NOISY_HIGH, NOISY_ABOVE], Outcome.PASSED),
+        ([attrs.evolve(NOISY_ABOVE, least=1.9)], Outcome.NOISY),  # the other clock disagrees
         ([FAILS, NOISY_HIGH], Outcome.FAILED),
         ([NOISY_HIGH, FAILS], Outcome.FAILED),
     ],

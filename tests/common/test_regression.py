@@ -11,7 +11,7 @@ SPREAD = 0.017  # of a process's estimate on a busy machine
 
 
 def reading(estimate: float, status: str = "ok") -> Reading:
-    return Reading("toy", 1.0, estimate, estimate, estimate, 15, status, "", "/tree")
+    return Reading("toy", 1.0, estimate, estimate, estimate, estimate, 15, status, "", "/tree")
 
 
 def processes(slowdown: float, seed: int, spread: float = SPREAD) -> Measure:

@@ -37,7 +37,7 @@ if not isinstance(speed, float):
 estimate = speed * random.lognormvariate(0.0, 0.01)
 print(json.dumps({
     "name": sys.argv[2], "floor": 1.0, "estimate": estimate, "low": estimate, "high": estimate,
-    "rounds": 15, "status": "ok", "reason": "", "root": str(tree),
+    "least": estimate, "rounds": 15, "status": "ok", "reason": "", "root": str(tree),
 }))
 """
 
