@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 import filelock
-import yaml  # type: ignore[import-untyped]  # publishes no types
+import yaml
 
 from common.record import Record, ResultsError, RunInfo, canonical_json
 

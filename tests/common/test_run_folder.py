@@ -12,7 +12,7 @@ from typing import Any
 
 import filelock
 import pytest
-import yaml  # type: ignore[import-untyped]  # publishes no types
+import yaml
 
 from common.record import Record, ResultsError, RunInfo
 from common.run_folder import RunFolder
