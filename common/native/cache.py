@@ -29,6 +29,7 @@ import attrs
 _NETWORK = re.compile(
     r"nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|afs|9p|fuse\.sshfs|pvfs|orangefs"
 )
+_KEY = re.compile(r"[0-9a-f]{32}")  # others keep small files of their own in the same folder
 _ABANDONED_S = 86400.0  # a build folder this old belongs to no living compiler
 
 
@@ -54,7 +55,7 @@ def _usable_folder(asked: str) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         _refuse_foreign(folder, status)
-        if not os.access(folder, os.W_OK | os.X_OK):
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except _ForeignFolder:
         raise
@@ -254,7 +255,7 @@ def prune(max_mb: float = 512) -> int:
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
             key, status = path.name.partition(".")[0], path.stat()
-            if path.suffix == ".lock":
+            if path.suffix == ".lock" or not _KEY.fullmatch(key):
                 continue
             if path.is_dir():
                 if now - status.st_mtime > _ABANDONED_S:

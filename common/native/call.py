@@ -12,7 +12,7 @@ pointer is a torch tensor, or every pointer is a numpy array. Whatever fails a t
                 and out.dtype is torch_float32 and out.is_cpu and out.is_contiguous()
                 and not out.requires_grad and type(n) is int
             ):
-                return BY_ADDRESS(x.data_ptr(), out.data_ptr(), n)
+                return BY_ADDRESS(x.data_ptr() or EMPTY(x), out.data_ptr() or EMPTY(out), n)
             if x.dtype is numpy_float32 and out.dtype is numpy_float32 and type(n) is int:
                 return BY_POINTER(
                     FROM_BUFFER(POINTER_float, x, False), FROM_BUFFER(POINTER_float, out, True), n
@@ -68,6 +68,7 @@ def make(prototype: Prototype, ffi: Any, symbol: Any, ran: list[bool] | None) ->
     scope: dict[str, Any] = {
         "BY_ADDRESS": by_address,
         "BY_POINTER": symbol,
+        "EMPTY": _empty_address,
         "FROM_BUFFER": ffi.from_buffer,
         "RAN": ran,
         "UNUSUAL": _UNUSUAL,
@@ -84,6 +85,13 @@ def make(prototype: Prototype, ffi: Any, symbol: Any, ran: list[bool] | None) ->
     function.prototype = prototype
     function.raw = by_address if ran is None else scope["raw"]
     return cast(NativeFunction, function)
+
+
+def _empty_address(tensor: Any) -> int:
+    """The address of a tensor at 0: fine if it is empty, but a fake tensor has it as well."""
+    if tensor.numel():
+        raise RuntimeError("it has elements but no data pointer")
+    return 0
 
 
 def _source(prototype: Prototype, is_openmp: bool) -> str:
@@ -103,7 +111,7 @@ def _cases(prototype: Prototype) -> list[list[str]]:
     numbers = [_number_test(p) for p in prototype.parameters if not p.is_pointer]
     pointers = [p for p in prototype.parameters if p.is_pointer]
     tensors = [*map(_tensor_tests, pointers), *numbers]
-    by_address = _call("BY_ADDRESS", prototype, "{p.name}.data_ptr()")
+    by_address = _call("BY_ADDRESS", prototype, "{p.name}.data_ptr() or EMPTY({p.name})")
     cases = [[f"if {' and '.join(tensors) or True}:", f"    return {by_address}"]]
     # The buffer protocol itself refuses arrays that are not contiguous or not writable.
     if pointers and not any(p.is_strided for p in pointers):
@@ -196,13 +204,12 @@ class Checks:
                 "see the change: pass tensor.detach()"
             )
         try:
-            address: int = tensor.data_ptr()
+            return tensor.data_ptr() or _empty_address(tensor)
         except RuntimeError as error:
             raise TypeError(
                 f"{self._where(p)} must be a tensor with memory of its own, "
                 f"got a {type(tensor).__name__} without: {error}"
             ) from None
-        return address
 
     def _array_address(self, p: Parameter, array: Any) -> int:
         # Equal rather than identical: an unpickled dtype is another object.

@@ -38,6 +38,7 @@ class Library:
     _ffi: Any = attrs.field(repr=False)
     _handle: Any = attrs.field(repr=False)
     _functions: dict[Any, NativeFunction] = attrs.field(factory=dict, repr=False)
+    _declared: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
     def function(
         self,
@@ -66,10 +67,7 @@ class Library:
         if known is not None:
             return known
         parsed = prototype.parse(text, dtypes, strided, optional)
-        try:
-            self._ffi.cdef(f"{parsed.text};")
-        except cffi.FFIError as error:
-            raise ValueError(f"{parsed.name} was declared otherwise before: {error}") from None
+        self._declare(parsed)
         try:
             symbol = getattr(self._handle, parsed.name)
         except AttributeError:
@@ -79,6 +77,15 @@ class Library:
             ) from None
         ran = openmp.ran_parallel_region if self.is_openmp else None
         return self._functions.setdefault(key, call.make(parsed, self._ffi, symbol, ran))
+
+    def _declare(self, parsed: prototype.Prototype) -> None:
+        signature = (parsed.result, *((p.ctype, p.is_pointer) for p in parsed.parameters))
+        known = self._declared.get(parsed.name)
+        if known is None:
+            self._ffi.cdef(f"{parsed.text};")
+            self._declared[parsed.name] = signature
+        elif known != signature:
+            raise ValueError(f"{parsed.name} was declared otherwise before, got {parsed}")
 
 
 def load(

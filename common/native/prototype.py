@@ -109,6 +109,8 @@ def _kind(node: Any) -> str:
 def _parameter(
     node: Any, dtypes: Mapping[str, str], strided: Collection[str], optional: Collection[str]
 ) -> Parameter:
+    if _kind(node) == "EllipsisParam":
+        raise ValueError("a variable number of arguments cannot be checked: write them out")
     name = getattr(node, "name", None)
     if name is None:
         raise ValueError("every parameter of a prototype needs a name; errors are told by it")
