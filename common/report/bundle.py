@@ -1,5 +1,6 @@
 """The Vega-Lite library as one script for the page, made once per version of vl-convert."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -55,4 +56,5 @@ def _keep(path: Path, code: str) -> None:
         temporary.write_text(code, encoding="utf-8")
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

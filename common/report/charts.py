@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from common.report.chart_data import SYSTEM, gather, is_ratio, ordered, public, short, thin
+from common.report.chart_data import SYSTEM, gather, is_ratio, ordered, public, records, short, thin
 from common.report.chart_marks import (
     HEIGHT,
     axis_title,
@@ -232,14 +232,13 @@ def density(
         if kind == "cdf":
             # 61 quantiles draw a curve as smooth as the width allows, whatever the sample size.
             share = np.linspace(0, 1, min(61, max(2, len(values))))
-            part = pd.DataFrame({"at": np.quantile(values, share), "value": share})
+            curve: dict[str, Any] = {"at": np.quantile(values, share), "value": share}
         else:
             count, _ = np.histogram(values, edges)
             middle = np.sqrt(edges[:-1] * edges[1:]) if log_x else (edges[:-1] + edges[1:]) / 2
-            part = pd.DataFrame({"at": middle, "value": count / len(values)})
-        for name, label in zip(groups, key, strict=True):
-            part[name] = label
-        parts.append(part)
+            curve = {"at": middle, "value": count / len(values)}
+        curve |= {name: [label] * len(curve["at"]) for name, label in zip(groups, key, strict=True)}
+        parts.append(pd.DataFrame(curve))
     spread = pd.concat(parts) if parts else pd.DataFrame({"at": [], "value": []})
     chart = lines(
         spread,
@@ -308,7 +307,7 @@ def roofline(
     dash = alt.StrokeDash(
         "ceiling:N", scale=alt.Scale(domain=names, range=dashes), legend=legend, title=None
     )
-    roof = alt.Chart(alt.InlineData(values=roofs.to_dict("records")))
+    roof = alt.Chart(alt.InlineData(values=records(roofs)))
     layers = [roof.mark_line(stroke="#56606c").encode(x=x_axis, y=y_axis, strokeDash=dash)]
     shown = roofs
     if len(reached):
@@ -321,13 +320,13 @@ def roofline(
 
 
 def _gemm_points(rows: pd.DataFrame, at: float) -> pd.DataFrame:
-    gemm = rows[rows["metric"].astype(str).str.startswith("gemm_")].drop_duplicates(
-        "metric", keep="last"
-    )
+    gemm = rows[rows["metric"].astype(str).str.startswith("gemm_")].copy()
+    gemm = gemm.drop_duplicates("metric", keep="last")
     systems = [short(str(metric).removeprefix("gemm_")) for metric in gemm["metric"]]
     where = gemm["axis.intensity"] if "axis.intensity" in gemm.columns else None
-    intensity = [at] * len(gemm) if where is None else where.astype(float).fillna(at).tolist()
-    return gemm.assign(**{"axis.system": systems, "axis.intensity": intensity})
+    gemm["axis.system"] = systems
+    gemm["axis.intensity"] = at if where is None else where.astype(float).fillna(at)
+    return gemm
 
 
 def _bin_edges(values: "np.ndarray[Any, Any]", bins: int, log: bool) -> "np.ndarray[Any, Any]":

@@ -65,8 +65,14 @@ class ClaimRow:
 
     @property
     def paper(self) -> str:
-        """The paper's value with its unit, the range of its points, or a dash."""
-        if self.claim.paper is None and self.claim.points:
+        """The paper's value with its unit, a dash where it is not known.
+
+        Of a claim with points: that of the deciding one, their range while nothing is measured.
+        """
+        found = self.judgement
+        if self.claim.points and found is not None and found.value is not None and found.ratio:
+            return wording.paper_value(found.value / found.ratio, self.claim.unit)
+        if self.claim.points:
             ends = [end for point in self.claim.points for end in _ends(point.value)]
             low, high = min(ends), max(ends)
             value = (low, high) if low < high else low
@@ -92,6 +98,14 @@ class ClaimRow:
         if found is None or found.value is None:
             return ""
         return wording.interval(found.low, found.high)
+
+    @property
+    def among(self) -> str:
+        """That the value is the weakest of several points, or nothing."""
+        found = self.judgement
+        if found is None or found.n_records < 2 or found.value is None:
+            return ""
+        return f"weakest of {found.n_records}"
 
     @property
     def reason(self) -> str:

@@ -20,7 +20,8 @@ def number(value: float) -> str:
         return f"{value:.3g}"
     if size >= 1000:
         return f"{value:,.0f}"
-    digits = max(0, 2 - math.floor(math.log10(size)))
+    # Rounded first: 99.96 has its third digit before the point.
+    digits = max(0, 2 - math.floor(math.log10(float(f"{size:.3g}"))))
     return f"{value:.{digits}f}"
 
 
@@ -72,7 +73,9 @@ def criterion(rule: Criterion | None, unit: str) -> str:
         case Near(abs=0):
             return "exactly the paper's value"
         case Near(abs=float() | int() as distance):
-            return f"within {as_given(distance)}{'' if unit == 'x' else _suffix(unit)} of the paper's value"
+            # A distance between two ratios is a plain number.
+            apart = as_given(distance) + ("" if unit == "x" else _suffix(unit))
+            return f"within {apart} of the paper's value"
         case Near(rel=float() | int() as share):
             return f"within {as_given(100 * share)}% of the paper's value"
         case Order():

@@ -93,21 +93,27 @@ class Sample:
         self.experiments[name] = Experiment(name, module.__name__, ())
         return self.experiments[name]
 
+    def forget(self) -> None:
+        """Take the made-up modules away again."""
+        for experiment in self.experiments.values():
+            sys.modules.pop(experiment.module, None)
+
 
 @pytest.fixture
 def sample(tmp_path: Path) -> Iterator[Sample]:
     """An empty results folder with the claims of the five papers."""
     found = Sample(tmp_path / "results", claims_module.load())
     yield found
-    for experiment in found.experiments.values():
-        sys.modules.pop(experiment.module, None)
+    found.forget()
 
 
-@pytest.fixture
-def five_papers(sample: Sample) -> Sample:
-    """Runs of all five papers: claims of every verdict, figures of every kind, a failure."""
-    fill(sample)
-    return sample
+@pytest.fixture(scope="session")
+def five_papers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+    """Runs of all five papers with most verdicts and kinds of figure; tests must not add to it."""
+    found = Sample(tmp_path_factory.mktemp("five_papers") / "results", claims_module.load())
+    fill(found)
+    yield found
+    found.forget()
 
 
 def fill(sample: Sample) -> None:

@@ -1,0 +1,168 @@
+"""The tables in the READMEs, generated from the rows each package has committed.
+
+<package>/reported.jsonl holds one JSON object a line: a record that carries a claim, with the
+experiment, profile, machine_id and started of its run.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from common import PAPERS
+from common.claims import load
+from common.record import Record, RunInfo
+from common.report.summary import ClaimRow, build, count, judge_all
+from common.results import Run, Store
+
+#: What a row says about its run, beside the record itself.
+RUN_FIELDS = ("experiment", "profile", "machine_id", "started")
+
+
+def write_reported(store: Store, package: str, path: Path) -> int:
+    """Write the records that decide the package's claims in this store; return how many.
+
+    Raises ValueError when the store has none, rather than empty the file.
+    """
+    (found,) = [part for part in build(store).packages if part.name == package]
+    runs = {run.info.key: run for row in found.claims for run in row.runs}
+    own = {row.claim.id for row in found.claims}
+    lines = []
+    for run in sorted(runs.values(), key=lambda run: run.info.experiment):
+        fields = {name: getattr(run.info, name) for name in RUN_FIELDS}
+        lines += [
+            json.dumps(fields | json.loads(record.to_json()))
+            for record in run.records
+            if record.claim in own
+        ]
+    if not lines:
+        raise ValueError(
+            f"{store.root} has no record of a claim of {package}; "
+            f"run python -m scripts.reproduce paper={package} first"
+        )
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return len(lines)
+
+
+def read_reported(path: Path) -> list[Run]:
+    """The rows of a reported.jsonl as runs; no file, no runs.
+
+    Raises ValueError naming file and line of a row that cannot be read.
+    """
+    if not path.is_file():
+        return []
+    records: dict[tuple[str, ...], list[Record]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            run = tuple(str(row.pop(name)) for name in RUN_FIELDS)
+            records.setdefault(run, []).append(Record.from_json(json.dumps(row)))
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise ValueError(f"{path}:{number} is not a reported record: {problem}") from None
+    runs = []
+    for (experiment, profile, machine_id, started), found in records.items():
+        info = RunInfo(
+            experiment=experiment,
+            key=f"{profile}-{machine_id}-{started}",
+            settings={},
+            profile=profile,
+            seed=0,
+            threads=1,
+            machine_id=machine_id,
+            started=started,
+            status="ok",
+        )
+        runs.append(Run(info, tuple(found), path))
+    return runs
+
+
+def fill_readmes(root: Path) -> list[Path]:
+    """Fill the generated tables of the checkout's READMEs; return the files that changed."""
+    reported = {
+        paper: judge_all(load(paper).values(), read_reported(root / paper / "reported.jsonl"))
+        for paper in PAPERS
+    }
+    tables = [
+        (root / paper / "README.md", "claims", claims_table(rows))
+        for paper, rows in reported.items()
+    ]
+    tables.append((root / "README.md", "headline", headline_table(reported.items())))
+    changed = []
+    for path, marker, table in tables:
+        text = path.read_text(encoding="utf-8")
+        filled = replace_between(text, marker, table, path)
+        if filled != text:
+            path.write_text(filled, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def claims_table(rows: Sequence[ClaimRow]) -> str:
+    """A package's claims as a Markdown table, then where the numbers were measured."""
+    table = _markdown(
+        ("claim", "paper", "here", "verdict", "setting of the paper"),
+        [
+            (
+                f"`{row.claim.id}`",
+                row.paper + _source(row),
+                _here(row),
+                row.word if row.is_measured else f"{row.word}: {row.reason}",
+                f"{row.claim.where}: {row.claim.setting}",
+            )
+            for row in rows
+        ],
+    )
+    return f"{table}\n{_measured_by(rows)}"
+
+
+def headline_table(papers: Iterable[tuple[str, Sequence[ClaimRow]]]) -> str:
+    """The claims of the five abstracts as a Markdown table, and how many of all claims hold."""
+    cells = []
+    every: list[ClaimRow] = []
+    for paper, rows in papers:
+        every += rows
+        for row in rows:
+            if row.is_headline:
+                cells.append((f"`{paper}`", row.label, row.paper, _here(row), row.word))
+    counts = ", ".join(f"{number} {word}" for word, number in count(every).items())
+    table = _markdown(("package", "claim of the abstract", "paper", "here", "verdict"), cells)
+    return f"{table}\nAll {len(every)} claims: {counts}. {_measured_by(every)}"
+
+
+def replace_between(text: str, marker: str, table: str, path: Path) -> str:
+    """Put table between the two comments of that name.
+
+    Raises ValueError naming the file unless each of them stands there once and in order.
+    """
+    begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{path} must hold {begin} and after it {end}, each once")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{table.strip()}\n{end}{rest.partition(end)[2]}"
+
+
+def _here(row: ClaimRow) -> str:
+    return f"{row.ours} {row.interval}".strip()
+
+
+def _source(row: ClaimRow) -> str:
+    return "" if row.claim.source == "read" or row.paper == "—" else f" ({row.claim.source})"
+
+
+def _measured_by(rows: Iterable[ClaimRow]) -> str:
+    runs = {run.info.key: run.info for row in rows for run in row.runs}
+    if not runs:
+        return "Nothing has been reported yet.\n"
+    parts = sorted(
+        f"{info.experiment} ({info.profile}, machine `{info.machine_id}`, {info.started[:10]})"
+        for info in runs.values()
+    )
+    return f"Measured by {', '.join(dict.fromkeys(parts))}. Intervals are 95%.\n"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
