@@ -166,21 +166,25 @@ class _Probe:
 
 
 def _best_rates(probes: Mapping[str, _Probe], seconds: float) -> dict[str, float]:
-    """Best amount per nanosecond (GFLOP/s, GB/s) of each probe, all in turn until the time ends."""
-    best = dict.fromkeys(probes, float("inf"))
+    """Best rate in GFLOP/s or GB/s of each probe, all taking turns until the time ends.
+
+    The third best call counts: now and then a virtual machine's clock makes a call look shorter
+    than it can be (seen once: 1.4x).
+    """
+    best = {name: [float("inf")] * 3 for name in probes}
     deadline = time.perf_counter() + seconds
     turn = 0
-    while turn < 2 or time.perf_counter() < deadline:
+    while turn < 3 or time.perf_counter() < deadline:
         for name, probe in probes.items():
             slot_end = time.perf_counter() + SLOT_S
             # The first call of a turn finds the caches of another probe.
             probe.call()
             while True:
-                best[name] = min(best[name], _seconds(probe.call))
+                best[name] = sorted([*best[name], _seconds(probe.call)])[:3]
                 if time.perf_counter() >= slot_end:
                     break
         turn += 1
-    return {name: probe.amount / best[name] / 1e9 for name, probe in probes.items()}
+    return {name: probe.amount / best[name][-1] / 1e9 for name, probe in probes.items()}
 
 
 def _seconds(call: Callable[[], object]) -> float:
