@@ -1,0 +1,18 @@
+from . import cardinalities as cardinalities
+from . import init as init
+from . import peers as peers
+from . import reference as reference
+from . import shapes as shapes
+from .bag import TTEmbeddingBag as TTEmbeddingBag
+from .bag import tt_embedding_bag as tt_embedding_bag
+from .cardinalities import KAGGLE as KAGGLE
+from .cardinalities import MLPERF as MLPERF
+from .cardinalities import TERABYTE as TERABYTE
+from .cardinalities import Dataset as Dataset
+from .optim import SGD as SGD
+from .shapes import TTShape as TTShape
+from .shapes import model_params as model_params
+from .shapes import model_ratio as model_ratio
+from .shapes import suggest_shape as suggest_shape
+
+__version__: str

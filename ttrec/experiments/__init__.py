@@ -1,0 +1,24 @@
+"""Experiments on TT-Rec."""
+
+from common.experiment import Experiment
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        name="ttrec_compression",
+        module="ttrec.experiments.compression",
+        claims=(
+            "ttrec.abstract.kaggle_ratio",
+            "ttrec.abstract.kaggle_ratio_arxiv",
+            "ttrec.abstract.terabyte_ratio",
+            "ttrec.tab.table_params",
+            "ttrec.tab.table_ratio",
+            "ttrec.fig.kaggle_ratio",
+            "ttrec.fig.terabyte_ratio",
+        ),
+    ),
+    Experiment(
+        name="ttrec_kernels",
+        module="ttrec.experiments.kernels",
+        claims=("ttrec.abstract.kernel_speedup",),
+    ),
+)

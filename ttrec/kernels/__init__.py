@@ -1,0 +1,1 @@
+"""Native kernels of TT-Rec, compiled on first use."""

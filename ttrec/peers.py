@@ -1,0 +1,191 @@
+"""Training steps of our bag and of its live peers, each behind one function of the same signature.
+
+A step is forward + backward + SGD on a fixed batch, pooled by sum. `ours`, `torch_bmm` and
+`t3nsor` hold the same tensor train and make the same update; `embedding_bag` and `fbgemm` hold the
+expanded table, where rows move on their own. What only a peer needs is imported when it is used.
+FBTT-Embedding, EL-Rec and EcoRec need CUDA and cannot run on a CPU.
+"""
+
+from collections.abc import Callable, Iterable
+
+import attrs
+import torch
+from torch import Tensor
+
+from common.extras import require
+from ttrec import reference
+from ttrec.bag import TTEmbeddingBag
+from ttrec.optim import SGD
+from ttrec.shapes import TTShape
+
+
+@attrs.frozen(eq=False)
+class Problem:
+    """One table and one batch, shared by all candidates; nobody writes to its tensors.
+
+    cores:   initial cores of `shape`
+    indices: (n,) int64;  bounds: (batch + 1,) int64;  d_out: (batch, D) gradient of the output
+    """
+
+    shape: TTShape
+    cores: tuple[Tensor, ...]
+    indices: Tensor
+    bounds: Tensor
+    d_out: Tensor
+    lr: float
+
+
+@attrs.frozen(eq=False)
+class Candidate:
+    """A model in training.
+
+    step: take one step and return the pooled rows from before it, (batch, D)
+    rows: table rows as they are now, (n, D)
+    """
+
+    step: Callable[[], Tensor]
+    rows: Callable[[Tensor], Tensor]
+
+
+def ours(problem: Problem) -> Candidate:
+    """TTEmbeddingBag with fused SGD."""
+    shape = problem.shape
+    bag = TTEmbeddingBag(
+        shape.rows, shape.dim, shape=shape, include_last_offset=True, optimizer=SGD(problem.lr)
+    )
+    for core, initial in zip(bag.cores, problem.cores, strict=True):
+        core.copy_(initial)
+
+    def step() -> Tensor:
+        out: Tensor = bag(problem.indices, problem.bounds)
+        torch.autograd.backward(out, problem.d_out)
+        return out.detach()
+
+    return Candidate(step, bag.weight_rows)
+
+
+def torch_bmm(problem: Problem) -> Candidate:
+    """The chain by gather and batched product, torch autograd and torch.optim.SGD."""
+
+    def pooled(cores: list[Tensor]) -> Tensor:
+        digits = reference.digits(problem.indices, problem.shape.p)
+        values = reference.chain(cores, digits)
+        lengths = torch.diff(problem.bounds)
+        owner = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
+        return torch.zeros_like(problem.d_out).index_add(0, owner, values)
+
+    return _autograd_candidate(problem, pooled)
+
+
+def t3nsor(problem: Problem) -> Candidate:
+    """T3nsor's default layer: expand the whole table, then look rows up in it; autograd and SGD."""
+
+    def pooled(cores: list[Tensor]) -> Tensor:
+        return torch.nn.functional.embedding_bag(
+            problem.indices,
+            reference.full(cores),
+            problem.bounds,
+            mode="sum",
+            include_last_offset=True,
+        )
+
+    return _autograd_candidate(problem, pooled)
+
+
+def embedding_bag(problem: Problem) -> Candidate:
+    """The dense table as nn.EmbeddingBag with sparse gradients and torch.optim.SGD."""
+    bag = torch.nn.EmbeddingBag.from_pretrained(
+        _expanded(problem), freeze=False, mode="sum", sparse=True, include_last_offset=True
+    )
+    optimizer = torch.optim.SGD(bag.parameters(), lr=problem.lr)
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        out: Tensor = bag(problem.indices, problem.bounds)
+        torch.autograd.backward(out, problem.d_out)
+        optimizer.step()
+        return out.detach()
+
+    return Candidate(step, lambda index: bag.weight.detach()[index])
+
+
+def fbgemm(problem: Problem) -> Candidate:
+    """The dense table in fbgemm's table-batched CPU embedding, with its fused SGD.
+
+    Raises MissingExtra with the pip line if fbgemm is not installed.
+    """
+    root = "fbgemm_gpu.split_table_batched_embeddings_ops"
+    training = require(f"{root}_training", "ttrec", "the fbgemm peer")
+    common = require(f"{root}_common", "ttrec", "the fbgemm peer")
+    config = require("fbgemm_gpu.split_embedding_configs", "ttrec", "the fbgemm peer")
+    table = training.SplitTableBatchedEmbeddingBagsCodegen(
+        [
+            (
+                problem.shape.rows,
+                problem.shape.dim,
+                common.EmbeddingLocation.HOST,
+                training.ComputeDevice.CPU,
+            )
+        ],
+        optimizer=config.EmbOptimType.EXACT_SGD,
+        learning_rate=problem.lr,
+        pooling_mode=common.PoolingMode.SUM,
+    )
+    weight: Tensor = table.split_embedding_weights()[0]
+    weight.data.copy_(_expanded(problem))
+
+    def step() -> Tensor:
+        out: Tensor = table(problem.indices, problem.bounds)
+        torch.autograd.backward(out, problem.d_out)
+        return out.detach()
+
+    return Candidate(step, lambda index: weight.detach()[index])
+
+
+#: Candidates that hold the tensor train, and those that hold the dense table.
+TENSOR_TRAIN: dict[str, Callable[[Problem], Candidate]] = {
+    "ours": ours,
+    "torch_bmm": torch_bmm,
+    "t3nsor": t3nsor,
+}
+DENSE: dict[str, Callable[[Problem], Candidate]] = {
+    "embedding_bag": embedding_bag,
+    "fbgemm": fbgemm,
+}
+
+
+def assert_close(found: Tensor, wanted: Tensor) -> None:
+    """Raise AssertionError unless two results agree to float32 accuracy of the chain products."""
+    # Sums of up to some thousand products in other orders: 2e-5 of the largest entry.
+    scale = float(wanted.abs().max()) if wanted.numel() else 0.0
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5 * scale)
+
+
+def assert_same_step(problem: Problem, names: Iterable[str] = TENSOR_TRAIN) -> None:
+    """Raise AssertionError unless the tensor-train candidates agree before and after one step."""
+    touched = torch.unique(problem.indices)
+    wanted = ours(problem)
+    out = wanted.step()
+    rows = wanted.rows(touched)
+    for name in names:
+        candidate = TENSOR_TRAIN[name](problem)
+        assert_close(candidate.step(), out)
+        assert_close(candidate.rows(touched), rows)
+
+
+def _autograd_candidate(problem: Problem, pooled: Callable[[list[Tensor]], Tensor]) -> Candidate:
+    cores = [core.clone().requires_grad_() for core in problem.cores]
+    optimizer = torch.optim.SGD(cores, lr=problem.lr)
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        out = pooled(cores)
+        torch.autograd.backward(out, problem.d_out)
+        optimizer.step()
+        return out.detach()
+
+    return Candidate(step, lambda index: reference.rows([c.detach() for c in cores], index))
+
+
+def _expanded(problem: Problem) -> Tensor:
+    return reference.full(problem.cores, problem.shape.rows).contiguous()
