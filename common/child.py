@@ -41,12 +41,15 @@ class Task:
 
     settings: pickled, and read only once errors can be reported
     folder:   of the run: results/<experiment>/<key>
+    scratch:  empty folder of the experiment
+    stacks:   file for the Python stacks of a child that crashes or is ended
     """
 
     experiment: Experiment
     settings: bytes
     folder: Path
     scratch: Path
+    stacks: Path
     options: Options
 
 
@@ -68,13 +71,28 @@ def main(sender: connection.Connection, task: Task) -> None:
     _die_with_parent()
     log = RunFolder(task.folder.parents[1], task.folder.parent.name, task.folder.name).log
     console = _redirect(log)
-    faulthandler.enable(all_threads=True)
-    faulthandler.register(DUMP_SIGNAL, all_threads=True)
-    sender.send(READY)
-    report = work(task, None, console)
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    sender.send(report)
+    with task.stacks.open("w") as stacks:
+        faulthandler.enable(stacks, all_threads=False)
+        faulthandler.register(DUMP_SIGNAL, stacks, all_threads=True)
+        sender.send(READY)
+        report = work(task, None, console)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        sender.send(report)
+        faulthandler.disable()
+        faulthandler.unregister(DUMP_SIGNAL)
+
+
+def stack_lines(dump: str) -> list[str]:
+    """Lines of a dump of stacks that are the experiment's, innermost call first."""
+    lines: list[str] = []
+    for thread in dump.split("\n\n"):
+        frames = [line for line in thread.splitlines() if line and "Extension modules" not in line]
+        ours = [i for i, line in enumerate(frames) if __file__ in line]
+        if any(_await_end_of_parent.__name__ in frames[i] for i in ours):
+            continue
+        lines += frames[: ours[0]] if ours else frames
+    return lines
 
 
 def work(task: Task, settings: object | None, console: TextIO | None = None) -> Report:
@@ -135,13 +153,14 @@ def _die_with_parent() -> None:
     if parent is None:
         return
 
-    def wait() -> None:
-        connection.wait([parent.sentinel])
-        if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=_await_end_of_parent, args=(parent.sentinel,), daemon=True).start()
 
-    threading.Thread(target=wait, name="parent watch", daemon=True).start()
+
+def _await_end_of_parent(sentinel: int) -> None:
+    connection.wait([sentinel])
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _redirect(log: Path) -> TextIO:

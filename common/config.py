@@ -124,8 +124,8 @@ class Session:
         self, experiment: Experiment, overrides: Sequence[str], *, with_hydra: bool = False
     ) -> DictConfig:
         """The configuration of one job; interpolations are not resolved yet."""
-        store_schema(experiment)
-        with validation.reworded(experiment.name, experiment.settings_class()):
+        with validation.reworded(experiment, Root):
+            store_schema(experiment)
             return compose(
                 "config",
                 overrides=[
@@ -182,7 +182,7 @@ class Session:
                     self._check_group(key, override)
                 elif key.startswith("experiment."):
                     for experiment in selected:
-                        with validation.collected(errors):
+                        with validation.collected(errors), validation.reworded(experiment, Root):
                             validation.check_field(experiment, key.split(".")[1])
                 elif not key.startswith(("hydra.", "hydra/")):
                     validation.check_root_field(key.split(".")[0], Root)
@@ -242,8 +242,8 @@ def build_job(
 
     overrides: those that tell this job from others, for the command line that makes it again
     """
-    settings_class = experiment.settings_class()
-    with validation.reworded(experiment.name, settings_class):
+    with validation.reworded(experiment, Root):
+        settings_class = experiment.settings_class()
         settings = OmegaConf.to_object(config.experiment)
         if not isinstance(settings, settings_class):
             raise ConfigError(
@@ -252,7 +252,7 @@ def build_job(
                     f"/schema/{experiment.name}@_here_ and _self_"
                 ]
             )
-    with validation.reworded("", Root):
+    with validation.reworded(None, Root):
         values = {field.name: config[field.name] for field in attrs.fields(Root)}
         root = Root(**{**values, "experiment": None})
     options = Options(**{field.name: getattr(root, field.name) for field in attrs.fields(Options)})

@@ -89,7 +89,7 @@ def all_experiments(
 ) -> dict[str, Experiment]:
     """Gather the experiments of the packages, in the order the packages list them.
 
-    A package that is not installed, or lists none, is a line given to note (the log by default).
+    A package that is not installed is a line given to note (the log by default).
     Raises ValueError for a name given twice or not led by its package's name.
     """
     note = note or logging.getLogger(__name__).info
@@ -97,15 +97,14 @@ def all_experiments(
     for package in packages:
         listing = f"{package}.experiments"
         try:
-            experiments = getattr(importlib.import_module(listing), "EXPERIMENTS", ())
+            module = importlib.import_module(listing)
         except ModuleNotFoundError as missing:
             if missing.name not in (package, listing):
                 raise
-            note(f"{package} is not installed; its experiments are left out")
+            note(f"{missing.name} is not installed; experiments of {package} are left out")
             continue
-        if not experiments:
-            note(f"{package} lists no experiments")
-        for experiment in experiments:
+        # A paper that has none yet may have no list either.
+        for experiment in getattr(module, "EXPERIMENTS", ()):
             if not experiment.name.startswith(f"{package}_"):
                 raise ValueError(
                     f"an experiment of {package} must be named '{package}_...', "

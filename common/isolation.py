@@ -77,12 +77,15 @@ def run_isolated(
     """
     with tempfile.TemporaryDirectory(
         prefix=f"{experiment.name}-", ignore_cleanup_errors=True
-    ) as scratch:
+    ) as temporary:
+        scratch = Path(temporary, "scratch")
+        scratch.mkdir()
         task = Task(
             experiment=experiment,
             settings=pickle.dumps(settings),
             folder=folder.path.absolute(),
-            scratch=Path(scratch),
+            scratch=scratch,
+            stacks=Path(temporary, "stacks.txt"),
             options=options,
         )
         if not options.isolate:
@@ -221,14 +224,11 @@ class _Watch:
 
     def _end_group(self) -> None:
         """Kill what is left of the child and of all it started."""
-        pid = self._process.pid
-        # The child leads its own process group, unless it died before it could.
+        if self._process.exitcode is None:
+            _send(self._process.pid, signal.SIGKILL)
+        # The child led a group of its own, in which its number stays taken while anything lives.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getpgid(pid) != os.getpgrp():
-                os.killpg(pid, signal.SIGKILL)
-        _send(pid, signal.SIGKILL) if self._process.exitcode is None else None
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.join(GRACE_S)
 
     def _ending(self, seconds: float, ready_seconds: float, memory: _Resident) -> Ending:
@@ -236,7 +236,7 @@ class _Watch:
         sources = self._report.sources if self._report else None
         status, error = self._verdict()
         if status != "ok" and error is not None:
-            error = "\n".join([error, *last_lines(self._task.folder / "log.txt")])
+            error = "\n".join([error, *last_lines(self._task.folder / "log.txt"), *self._stack()])
         return Ending(
             status=status,
             seconds=seconds,
@@ -246,6 +246,13 @@ class _Watch:
             sources=sources,
             signum=self._signals.signum,
         )
+
+    def _stack(self) -> list[str]:
+        """Where the child was when it crashed or was ended; nothing if it could still tell."""
+        try:
+            return child.stack_lines(self._task.stacks.read_text(errors="replace"))
+        except OSError:
+            return []
 
     def _verdict(self) -> tuple[str, str | None]:
         if self._reason:

@@ -9,8 +9,9 @@ from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
-#: Log records that carry this attribute also go to the console when it is no terminal.
-ON_CONSOLE = {"on_console": True}
+#: A loop shows on a console that is no terminal once it has lasted this long; short ones would
+#: bury the line of their experiment.
+LONG_S = 5.0
 
 
 class ProgressBoard:
@@ -47,13 +48,15 @@ class ProgressBoard:
             if total is None:
                 # Without a length tenths are unknown; doubling keeps the lines few.
                 if done == next_count:
-                    self._log.info("%s: %d done, %.1f s", label, done, elapsed, extra=ON_CONSOLE)
+                    self._say(elapsed, f"{label}: {done} done, {elapsed:.1f} s")
                     next_count *= 2
             elif done * 10 >= next_share * total:
                 next_share = done * 10 // total + 1
                 share = 100 * done // total
-                text = "%s: %d%% (%d of %d), %.1f s"
-                self._log.info(text, label, share, done, total, elapsed, extra=ON_CONSOLE)
+                self._say(elapsed, f"{label}: {share}% ({done} of {total}), {elapsed:.1f} s")
+
+    def _say(self, elapsed: float, text: str) -> None:
+        self._log.info("%s", text, extra={"on_console": elapsed >= LONG_S})
 
 
 class _Bars:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NOT_STARTED = "not started"
 REUSED = "reused"
+STALE = "stale"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -67,7 +68,8 @@ class Job:
 class Outcome:
     """How a job stands.
 
-    status: "ok", "reused", "failed", "timeout", "interrupted", "running" or "not started"
+    status: of a run that has just been made "ok", "failed" or "timeout"; of an earlier one also
+            "reused" (it stands), "stale" (it was ok), "interrupted", "running", "not started"
     reason: for a run that cannot be reused, why not
     error:  of a run that did not end well: what ended it, and the last lines of its log
     """
@@ -94,9 +96,10 @@ def state(job: Job) -> Outcome:
         return Outcome(job, "failed", reason=str(problem), error=str(problem))
     if info is None:
         return Outcome(job, NOT_STARTED, reason=reason)
+    status = STALE if info.status == "ok" else info.status
     return Outcome(
         job,
-        REUSED if yes else info.status,
+        REUSED if yes else status,
         reason=reason,
         seconds=info.seconds,
         error=info.error,
@@ -118,7 +121,7 @@ def run_one(job: Job, waiting: Callable[[str], None] | None = None) -> Outcome:
             earlier = state(job)
             if earlier.is_done:
                 return earlier
-        folder.begin(_run_info(job))
+        folder.begin(run_info(job))
         return _run_and_finish(job, folder)
 
 
@@ -186,7 +189,7 @@ def _lock(
         held.enter_context(folder.lock())
 
 
-def _run_info(job: Job) -> RunInfo:
+def run_info(job: Job) -> RunInfo:
     root = provenance.package_folder(job.experiment.package)
     sha, dirty = provenance.git_state(root) if root else (None, None)
     return RunInfo(

@@ -27,9 +27,14 @@ def say(text: str, stream: TextIO | None = None) -> None:
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, stream.fileno())
-        os.close(silent)
+        hush(stream)
+
+
+def hush(stream: TextIO) -> None:
+    """Send what is still written to a stream nobody reads to nowhere."""
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, stream.fileno())
+    os.close(silent)
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ import difflib
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 from hydra.errors import HydraException
@@ -95,39 +95,41 @@ def nearest_first(name: str, valid: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def reworded(where: str, fields: type[Any] | None = None) -> Iterator[None]:
-    """Raise what hydra, OmegaConf and validators raise inside as a ConfigError.
+def reworded(experiment: Experiment | None, root: type[Any]) -> Iterator[None]:
+    """Raise what hydra, OmegaConf, validators and imports raise inside as a ConfigError.
 
-    where:  of what the values are: an experiment's name, or "" for the command line
-    fields: attrs class whose types are named in messages
+    experiment: whose settings are read; None while only the command line's own fields are
+    root:       attrs class of those fields
     """
+    name = experiment.name if experiment else ""
     try:
         yield
     except HydraException as problem:
         cause = _of_omegaconf(problem)
-        text = explain(cause, where, fields) if cause else _first_line(problem)
+        text = explain(cause, experiment, root) if cause else _lead(name) + _first_line(problem)
         raise ConfigError([text]) from problem
     except OmegaConfBaseException as problem:
-        raise ConfigError([explain(problem, where, fields)]) from problem
+        raise ConfigError([explain(problem, experiment, root)]) from problem
+    except ImportError as problem:
+        raise ConfigError([f"{_lead(name)}cannot be loaded: {problem}"]) from problem
     except (ValueError, TypeError) as problem:
-        raise ConfigError([_lead(where) + validator_text(problem)]) from problem
+        raise ConfigError([_lead(name) + validator_text(problem)]) from problem
 
 
-def explain(problem: OmegaConfBaseException, where: str, fields: type[Any] | None = None) -> str:
+def explain(problem: OmegaConfBaseException, experiment: Experiment | None, root: type[Any]) -> str:
     """One sentence for an error of OmegaConf."""
-    key = (problem.full_key or str(problem.key or "")).removeprefix("experiment.")
-    name = re.split(r"[.\[]", key)[0]
-    lead = _lead(where)
+    key = problem.full_key or str(problem.key or "")
+    fields, lead = root, ""
+    if experiment and (key.startswith("experiment") or not hasattr(root, key.split(".")[0])):
+        fields, lead = experiment.settings_class(), f"{experiment.name}: "
+        key = key.removeprefix("experiment.")
     if isinstance(problem, MissingMandatoryValue):
         return f"{lead}{key} has no value; give one on the command line or in its yaml file"
     if isinstance(problem, ValidationError):
-        wanted = _wanted(name, fields)
-        value = problem.value
-        if value is None:
-            value = _value_in(str(problem.msg))
+        value = _value_in(str(problem.msg)) if problem.value is None else problem.value
+        wanted = _type_of(re.split(r"[.\[]", key)[0], fields)
         if wanted:
-            return f"{lead}{key} must be {wanted}, got {value!r}"
-        return f"{lead}{key}: {_first_line(problem)}"
+            return f"{lead}{key} must be {wanted}, got {'null' if value is None else repr(value)}"
     if isinstance(problem, InterpolationResolutionError):
         return f"{lead}{key} cannot be worked out: {_first_line(problem)}"
     return f"{lead}{_first_line(problem)}"
@@ -156,15 +158,13 @@ def _of_omegaconf(problem: BaseException) -> OmegaConfBaseException | None:
     return None
 
 
-def _wanted(name: str, fields: type[Any] | None) -> str | None:
-    if fields is None or name not in attrs.fields_dict(fields):
+def _type_of(name: str, fields: type[Any]) -> str | None:
+    """The type of a field as it is written, None if there is no such field."""
+    attrs.resolve_types(fields)
+    if name not in attrs.fields_dict(fields):
         return None
-    kind = attrs.fields_dict(attrs.resolve_types(fields))[name].type
-    return kind.__name__ if isinstance(kind, type) and not _has_arguments(kind) else str(kind)
-
-
-def _has_arguments(kind: object) -> bool:
-    return bool(getattr(kind, "__args__", ()))
+    kind = attrs.fields_dict(fields)[name].type
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def _value_in(message: str) -> object:

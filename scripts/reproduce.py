@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import signal
 import sys
 import warnings
@@ -28,7 +27,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from common.experiment import PACKAGES, Experiment, all_experiments
-from common.suite import say
+from common.suite import hush, say
 
 # Everything else is imported where it is needed: --help must not wait for hydra, and a child
 # process imports this module without running any of it.
@@ -66,19 +65,22 @@ def main(
     packages:    which packages' experiments there are
     config_dirs: further folders that hold experiment/<name>.yaml files
     """
-    experiments = all_experiments(packages, note=logging.getLogger(__name__).info)
-    options = _parser(experiments).parse_args(arguments)
-    from common.runner import Interrupted
-
     before = signal.signal(signal.SIGTERM, _raise_interrupted)
     try:
+        notes: list[str] = []
+        experiments = all_experiments(packages, note=notes.append)
+        options = _parser(experiments).parse_args(arguments)
+        for note in notes:
+            say(note, sys.stderr)
         return _run(options, experiments, config_dirs)
-    except Interrupted as interrupted:
-        return 128 + interrupted.signum
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as interrupt:
+        return 128 + getattr(interrupt, "signum", signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of --help has seen enough
+            hush(sys.stdout)
 
 
 def _run(
@@ -160,6 +162,12 @@ def _conclude(session: Session, plan: Plan) -> None:
     """Print the verdicts and write the page; its path is the last line."""
     from rich.console import Console
 
+    class QuietConsole(Console):
+        """Stays silent when its reader has gone away, instead of ending the program."""
+
+        def on_broken_pipe(self) -> None:
+            hush(sys.stdout)
+
     from common.extras import MissingExtra
     from common.report import page, terminal
     from common.results import Store
@@ -170,10 +178,8 @@ def _conclude(session: Session, plan: Plan) -> None:
     with _warnings_as_lines():
         try:
             say("")
-            terminal.print_summary(store, Console(), packages)
+            terminal.print_summary(store, QuietConsole(), packages)
             page.write(store, path, experiments=session.experiments)
-        except BrokenPipeError:
-            say("")
         except MissingExtra as missing:
             say(f"no {path}: {missing}", sys.stderr)
             return
@@ -199,22 +205,29 @@ def _show_config(session: Session, plan: Plan, resolve: bool) -> None:
     from omegaconf import OmegaConf
 
     for job, choice in zip(plan.jobs, plan.choices, strict=True):
-        config = session.compose(job.experiment, choice)
-        text = OmegaConf.to_yaml(config, resolve=resolve).rstrip()
-        say(f"# {job.experiment.name}\n{text}\n---" if len(plan.jobs) > 1 else text)
+        config = OmegaConf.to_container(session.compose(job.experiment, choice), resolve=resolve)
+        assert isinstance(config, dict)
+        # As text a path is what one would write in a yaml file.
+        text = OmegaConf.to_yaml(OmegaConf.create(config | {"results": str(config["results"])}))
+        say(f"--- # {job.experiment.name}" if len(plan.jobs) > 1 else f"# {job.experiment.name}")
+        say(text.rstrip())
 
 
 def _list(plan: Plan) -> None:
     """A line for every selected run: its name, how it stands, its claims."""
-    from common.runner import state
+    from common.runner import STALE, state
 
-    width = max(len(job.experiment.name) for job in plan.jobs)
-    for job in plan.jobs:
+    names = [
+        " ".join([job.experiment.name, *choice])
+        for job, choice in zip(plan.jobs, plan.choices, strict=True)
+    ]
+    width = max(map(len, names))
+    for name, job in zip(names, plan.jobs, strict=True):
         found = state(job)
         status = "done" if found.is_done else found.status
-        why = f" ({found.reason})" if found.reason and found.status == "ok" else ""
+        why = f" ({found.reason})" if found.status == STALE else ""
         claims = ", ".join(job.experiment.claims) or "no claims"
-        say(f"{job.experiment.name:{width}s}  {status}{why}  {claims}")
+        say(f"{name:{width}s}  {status}{why}  {claims}")
 
 
 def _parser(experiments: dict[str, Experiment]) -> argparse.ArgumentParser:
