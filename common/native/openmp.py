@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ class Runtime:
     prefix: str  # libgomp, libomp, libiomp, vcomp
     n_threads: int
 
+    @property
+    def serves_us(self) -> bool:
+        """Whether our kernels can bind to it: they ask for libgomp.so.1.
+
+        Some wheels bring a libgomp under a name of their own, which nobody else's code uses.
+        """
+        return self.path.name.startswith("libgomp.so")
+
 
 def runtimes() -> tuple[Runtime, ...]:
     """The OpenMP runtimes loaded in this process, by asking threadpoolctl."""
@@ -56,7 +65,11 @@ def runtimes() -> tuple[Runtime, ...]:
 
 
 def set_threads(n: int) -> None:
-    """Let parallel regions of the calling thread use `n` threads; 1 starts none at all."""
+    """Let parallel regions of the calling thread use `n` threads; 1 starts none at all.
+
+    With torch in the process prefer torch.set_num_threads, which does this as well: torch goes
+    back to its own number when it first computes in a thread.
+    """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     _runtime().omp_set_num_threads(n)
@@ -79,17 +92,17 @@ def _runtime() -> Any:
 def prepare() -> None:
     """Called once a process when its first OpenMP library was loaded.
 
-    Warns if several libgomp are loaded, and makes forked children use one thread if this process
-    has run a parallel region by then: the threads of the parent's pool do not exist in the child,
-    and a region there would wait for them for ever.
+    Warns if several runtimes could serve us, and makes forked children use one thread if this
+    process has run a parallel region by then: the threads of the parent's pool do not exist in the
+    child, and a region there would wait for them for ever.
     """
     _runtime()
     os.register_at_fork(after_in_child=_after_fork)
-    own = [str(r.path) for r in runtimes() if r.prefix == "libgomp"]
+    own = [str(runtime.path) for runtime in runtimes() if runtime.serves_us]
     if len(own) > 1:
         warnings.warn(
-            f"{len(own)} OpenMP runtimes of the same kind are loaded, thread counts may not agree: "
-            f"{', '.join(own)}",
+            f"{len(own)} OpenMP runtimes our kernels could bind to are loaded, thread counts may "
+            f"not agree: {', '.join(own)}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -98,6 +111,10 @@ def prepare() -> None:
 def _after_fork() -> None:
     if ran_parallel_region[0]:
         set_threads(1)
+        torch = sys.modules.get("torch")
+        if hasattr(torch, "set_num_threads"):
+            # torch sets the runtime back to its own number when it first computes in a thread.
+            torch.set_num_threads(1)  # type: ignore[union-attr]  # hasattr above
 
 
 def version_complaint(library: Path) -> str | None:
