@@ -1,0 +1,136 @@
+"""Tables in READMEs come from the committed rows, and nothing else of a README changes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import PAPERS
+from common.claims import load
+from common.record import Record
+from common.report import readme
+from common.report.summary import judge_all
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """READMEs with their markers, and nothing between them."""
+    (tmp_path / "README.md").write_text("# Top\n<!-- headline:begin -->\n<!-- headline:end -->\n")
+    for paper in PAPERS:
+        (tmp_path / paper).mkdir()
+        text = f"# {paper}\n\n<!-- claims:begin -->\nold\n<!-- claims:end -->\n\nThe rest.\n"
+        (tmp_path / paper / "README.md").write_text(text)
+    return tmp_path
+
+
+def real_run(sample: Any) -> None:
+    """A run of ttrec as the store of the installed packages sees it."""
+    records = [
+        Record("speedup", value, "x", claim="ttrec.abstract.kernel_speedup", low=value - 0.1,
+               high=value + 0.1, axes={"rank": rank, "system": "ours"}, rounds=30)
+        for rank, value in ((8, 4.9), (64, 3.2))
+    ]  # fmt: skip
+    records.append(Record("speedup", 2.0, "x", axes={"system": "fbgemm"}))
+    sample.run("ttrec_kernels", records, started="2026-03-06T10:15:00+00:00")
+
+
+def test_reported_rows_survive_the_round_trip(sample: Any, tmp_path: Path) -> None:
+    real_run(sample)
+    path = tmp_path / "reported.jsonl"
+    assert readme.write_reported(sample.store, "ttrec", path) == 2
+    (run,) = readme.read_reported(path)
+    (stored,) = sample.store.run_list()
+    assert run.records == stored.records[:2]
+    for name in readme.RUN_FIELDS:
+        assert getattr(run.info, name) == getattr(stored.info, name)
+
+
+def test_reported_rows_are_json_lines_with_their_run(sample: Any, tmp_path: Path) -> None:
+    real_run(sample)
+    path = tmp_path / "reported.jsonl"
+    readme.write_reported(sample.store, "ttrec", path)
+    first = json.loads(path.read_text().splitlines()[0])
+    assert first["experiment"] == "ttrec_kernels"
+    assert first["machine_id"] == "4f21c0ffee99"
+    assert first["axes"] == {"rank": 8, "system": "ours"}
+
+
+def test_a_store_without_the_paper_s_records_leaves_the_file_alone(
+    sample: Any, tmp_path: Path
+) -> None:
+    real_run(sample)
+    path = tmp_path / "reported.jsonl"
+    path.write_text("kept")
+    with pytest.raises(ValueError, match="paper=panama first"):
+        readme.write_reported(sample.store, "panama", path)
+    assert path.read_text() == "kept"
+
+
+def test_tables_are_filled_and_the_rest_is_kept(sample: Any, checkout: Path) -> None:
+    real_run(sample)
+    readme.write_reported(sample.store, "ttrec", checkout / "ttrec" / "reported.jsonl")
+    changed = readme.fill_readmes(checkout)
+    assert len(changed) == 6
+    text = (checkout / "ttrec" / "README.md").read_text()
+    assert text.startswith("# ttrec\n\n<!-- claims:begin -->\n| claim |")
+    assert text.endswith("<!-- claims:end -->\n\nThe rest.\n")
+    (row,) = [line for line in text.splitlines() if "ttrec.abstract.kernel_speedup" in line]
+    assert "| 3× | 3.20× [3.10, 3.30] | beaten |" in row  # noqa: RUF001  the sign a reader sees
+    assert "ttrec_kernels (quick, machine `4f21c0ffee99`, 2026-03-06)" in text
+    assert "old" not in text
+
+
+def test_filling_twice_changes_nothing(checkout: Path) -> None:
+    assert len(readme.fill_readmes(checkout)) == 6
+    assert readme.fill_readmes(checkout) == []
+
+
+def test_headlines_are_the_claims_of_the_abstracts(checkout: Path) -> None:
+    readme.fill_readmes(checkout)
+    rows = [line for line in (checkout / "README.md").read_text().splitlines() if line[:3] == "| `"]
+    assert len(rows) == sum(key.split(".")[1] == "abstract" for key in load())
+
+
+def test_every_claim_has_its_row(checkout: Path) -> None:
+    readme.fill_readmes(checkout)
+    for paper in PAPERS:
+        text = (checkout / paper / "README.md").read_text()
+        assert all(f"| `{key}` |" in text for key in load(paper))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no markers",
+        "<!-- claims:end --> before <!-- claims:begin -->",
+        "<!-- claims:begin --><!-- claims:end --><!-- claims:begin --><!-- claims:end -->",
+    ],
+)
+def test_markers_must_stand_once_and_in_order(text: str) -> None:
+    with pytest.raises(ValueError, match=r"README\.md must hold <!-- claims:begin -->"):
+        readme.replace_between(text, "claims", "table", Path("README.md"))
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"metric": "speedup"}', '"text"'])
+def test_broken_row_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "reported.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"reported\.jsonl:1 is not a reported record"):
+        readme.read_reported(path)
+
+
+def test_a_bar_in_a_text_does_not_split_its_cell() -> None:
+    assert readme._cell("a|b\nc") == "a\\|b c"
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_committed_table_agrees_with_the_committed_rows(paper: str) -> None:
+    path = ROOT / paper / "README.md"
+    runs = readme.read_reported(ROOT / paper / "reported.jsonl")
+    table = readme.claims_table(judge_all(load(paper).values(), runs))
+    text = path.read_text()
+    agrees = readme.replace_between(text, "claims", table, path) == text
+    assert agrees, f"run python -m scripts.report --readme to bring {paper}/README.md up to date"
