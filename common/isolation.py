@@ -151,7 +151,7 @@ class _Watch:
         process = context.Process(  # type: ignore[attr-defined]  # typeshed: BaseContext has none
             target=child.main, args=(sender, self._task), name=self._task.experiment.name
         )
-        with _environment(self._env or {}):
+        with _environment(self._env or {}), _start_method(method):
             if self._env is None:
                 multiprocessing.set_forkserver_preload(PRELOAD)
             process.start()
@@ -323,6 +323,20 @@ def _environment(extra: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _start_method(method: str) -> Iterator[None]:
+    """Make the method this process's default while a child starts, for the child inherits it.
+
+    A worker of joblib has a default of its own making, of which the child knows nothing.
+    """
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)  # None: undecided, as before
 
 
 def last_lines(log: Path, n: int = LOG_LINES) -> list[str]:

@@ -154,7 +154,7 @@ def _of_omegaconf(problem: BaseException) -> OmegaConfBaseException | None:
     while cause is not None:
         if isinstance(cause, OmegaConfBaseException):
             return cause
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

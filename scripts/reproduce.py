@@ -69,7 +69,7 @@ def main(
     try:
         notes: list[str] = []
         experiments = all_experiments(packages, note=notes.append)
-        options = _parser(experiments).parse_args(arguments)
+        options = _parser(experiments).parse_intermixed_args(arguments)
         for note in notes:
             say(note, sys.stderr)
         return _run(options, experiments, config_dirs)
@@ -217,8 +217,9 @@ def _list(plan: Plan) -> None:
     """A line for every selected run: its name, how it stands, its claims."""
     from common.runner import STALE, state
 
+    same = set.intersection(*map(set, plan.choices))
     names = [
-        " ".join([job.experiment.name, *choice])
+        " ".join([job.experiment.name, *(word for word in choice if word not in same)])
         for job, choice in zip(plan.jobs, plan.choices, strict=True)
     ]
     width = max(map(len, names))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import joblib
 import psutil
 import pytest
 
@@ -215,6 +216,13 @@ def test_what_the_experiment_started_ends_with_it(toy: Any, tmp_path: Path) -> N
     assert run_one(toy.job("hangs", {"stubborn": False}, timeout_s=1.0)).status == "timeout"
     pid = int(pid_file.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_worker_of_joblib_can_run_experiments(toy: Any) -> None:
+    jobs = [toy.job("passes", {"n": n, "kind": "plain", "scales": []}) for n in (1, 2)]
+    work = joblib.Parallel(n_jobs=2, backend="loky")
+    outcomes = work(joblib.delayed(run_one)(job) for job in jobs)
+    assert [outcome.status for outcome in outcomes] == ["ok", "ok"]
 
 
 def test_child_dies_with_the_runner(toy: Any, tmp_path: Path) -> None:
