@@ -130,21 +130,20 @@ def test_floor_is_judged_by_settled_readings(readings: list[Reading], outcome: O
 
 @pytest.mark.parametrize("first", [FAILS, NOISY_HIGH, NOISY_LOW])
 def test_gate_that_does_not_pass_is_measured_once_more(first: Reading) -> None:
-    asked: list[str] = []
+    left = [first, PASSES]
+    outcome, readings = check(Gate("toy", make_pair, 2.0), lambda name: left.pop(0))
+    assert (outcome, readings, left) == (Outcome.PASSED, (first, PASSES), [])
 
-    def again(name: str) -> Reading:
-        asked.append(name)
-        return PASSES
 
-    outcome, readings = check(Gate("toy", make_pair, 2.0), lambda gate: first, again)
-    assert (outcome, readings, asked) == (Outcome.PASSED, (first, PASSES), ["toy"])
+def test_gate_that_fails_twice_is_not_measured_a_third_time() -> None:
+    left = [FAILS, FAILS, PASSES]
+    outcome, readings = check(Gate("toy", make_pair, 2.0), lambda name: left.pop(0))
+    assert (outcome, readings) == (Outcome.FAILED, (FAILS, FAILS))
 
 
 def test_gate_that_passes_is_not_measured_again() -> None:
-    def again(name: str) -> Reading:
-        raise AssertionError("measured twice")
-
-    outcome, readings = check(Gate("toy", make_pair, 2.0), lambda gate: PASSES, again)
+    left = [PASSES]
+    outcome, readings = check(Gate("toy", make_pair, 2.0), lambda name: left.pop(0))
     assert (outcome, readings) == (Outcome.PASSED, (PASSES,))
 
 
@@ -227,6 +226,22 @@ def test_reading_of_another_checkout_is_refused(checkout: Path) -> None:
     answer(checkout, f"print({attrs_line(root='/elsewhere')!r})")
     with pytest.raises(GateError, match=r"must be measured with the code in .*got /elsewhere"):
         gates.measure_in_process("toy", checkout)
+
+
+def test_measuring_process_has_one_thread_and_keeps_its_memory(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
+    line = attrs_line(root=str(checkout.resolve()))
+    answer(
+        checkout,
+        f"""
+        assert [os.environ[name] for name in {names}] == ["1", "1", str(2**32)]
+        print({line!r})
+        """,
+    )
+    assert gates.measure_in_process("toy", checkout).name == "toy"
 
 
 @pytest.mark.parametrize(
