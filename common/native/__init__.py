@@ -6,6 +6,10 @@
 
 In the source, `EXPORT` before a function makes it callable from here (in C++ it is also extern
 "C"), and the headers of common/kernels are found without an include folder.
+
+Environment: MLSYS21_CACHE is the folder of built libraries, MLSYS21_MARCH a processor other than
+this machine's (x86-64-v3), MLSYS21_SANITIZE a list of sanitizers (address,undefined), CC and CXX
+the compilers.
 """
 
 from common.native import openmp
