@@ -41,6 +41,30 @@ def median_interval(values: Floats) -> tuple[float, float]:
     return float(ordered[tail]), float(ordered[-1 - tail])
 
 
+def share_interval(found: int, trials: int) -> tuple[float, float]:
+    """Exact 95% interval (Clopper-Pearson) of a share of which `found` of `trials` were seen."""
+
+    def at_most(k: int, share: float) -> float:
+        terms = (
+            math.comb(trials, i) * share**i * (1 - share) ** (trials - i) for i in range(k + 1)
+        )
+        return math.fsum(terms)
+
+    def solve(k: int, tail: float) -> float:
+        """The share at which at most k are found with probability `tail`."""
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_most(k, middle) > tail else (low, middle)
+        return (low + high) / 2
+
+    if not 0 <= found <= trials or trials < 1:
+        raise ValueError(f"found must lie within 0 and trials, got {found} of {trials}")
+    low = 0.0 if found == 0 else solve(found - 1, 0.975)
+    high = 1.0 if found == trials else solve(found, 0.025)
+    return low, high
+
+
 def lag_correlation(values: Floats) -> float:
     """Correlation of the ranks of neighbouring values, 0 when there is nothing to correlate.
 

@@ -91,9 +91,9 @@ def measure(threads: int = 1, seconds: float = 4.0) -> Roofline:
     """
     if threads < 1 or not seconds > 0:
         raise ValueError(f"threads and seconds must be above 0, got {threads} and {seconds}")
-    with _library_threads(threads):
-        probes = {**_compute_probes(threads), **_memory_probes(threads), **_gemm_probes()}
-        rates = _best_rates(probes, seconds)
+    with library_threads(threads):
+        probes = {**_compute_probes(threads), **memory_probes(threads), **_gemm_probes()}
+        rates = best_rates(probes, seconds)
     gemm: dict[str, float] = {}
     for name, rate in rates.items():
         kind, _, _size = name.partition("@")
@@ -131,7 +131,7 @@ def cached(threads: int = 1) -> Roofline:
 
 def cache_level_gbs(level_bytes: int, threads: int = 1, seconds: float = 0.2) -> float:
     """Read bandwidth in GB/s over an array of half of `level_bytes` for each thread."""
-    return _best_rates({"level": _resident_probe(level_bytes, threads)}, seconds)["level"]
+    return best_rates({"level": _resident_probe(level_bytes, threads)}, seconds)["level"]
 
 
 def is_contended() -> bool:
@@ -158,14 +158,14 @@ def is_contended() -> bool:
 
 
 @attrs.frozen
-class _Probe:
+class Probe:
     """A call and what it does: floating-point operations or bytes."""
 
     call: Callable[[], object]
     amount: float
 
 
-def _best_rates(probes: Mapping[str, _Probe], seconds: float) -> dict[str, float]:
+def best_rates(probes: Mapping[str, Probe], seconds: float) -> dict[str, float]:
     """Best rate in GFLOP/s or GB/s of each probe, all taking turns until the time ends.
 
     The third best call counts: now and then a virtual machine's clock makes a call look shorter
@@ -193,7 +193,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - start) * 1e-9
 
 
-def _compute_probes(threads: int, length_s: float = PROBE_S) -> dict[str, _Probe]:
+def _compute_probes(threads: int, length_s: float = PROBE_S) -> dict[str, Probe]:
     """Multiply-add in registers, by fp32 and, if the processor can, by bf16 dot products."""
     library = native.build("peak", [KERNELS / "peak.c"], openmp=threads > 1)
     out = np.zeros(1, np.float32)
@@ -207,12 +207,12 @@ def _compute_probes(threads: int, length_s: float = PROBE_S) -> dict[str, _Probe
             continue
         trial_s = min(_seconds(trial) for _ in range(20))
         steps = max(TRIAL_STEPS, int(TRIAL_STEPS * length_s / trial_s))
-        probes[name] = _Probe(partial(kernel, out, steps, threads), kernel(out, steps, threads))
+        probes[name] = Probe(partial(kernel, out, steps, threads), kernel(out, steps, threads))
     return probes
 
 
-def _memory_probes(threads: int) -> dict[str, _Probe]:
-    """Sum and triad over memory, and the sum of what the second-level cache holds."""
+def memory_probes(threads: int) -> dict[str, Probe]:
+    """Probes "read" and "triad" over memory, and "l2" over what that cache holds."""
     library = native.build("stream", [KERNELS / "stream.c"], openmp=threads > 1)
     read_sum = library.function(_READ_SUM)
     triad = library.function(
@@ -220,25 +220,20 @@ def _memory_probes(threads: int) -> dict[str, _Probe]:
         "float scale)"
     )
     out = np.zeros(1, np.float32)
-    chunk = STREAM_CHUNK * threads
-    # Whole chunks, at least four times what the last cache holds: a chunk that comes round again
-    # has left it.
-    n_chunks = -(-machine.last_level_cache_bytes() * 4 // (4 * chunk))
-    arrays = [aligned(n_chunks * chunk).reshape(n_chunks, chunk) for _ in range(3)]
-    a, b, c = arrays
-    turn = iter(_endless(n_chunks))
+    chunks = memory_chunks(threads)
+    a, b, c = chunks.arrays
 
     def read_next() -> None:
-        read_sum(b[next(turn)], out, chunk, 1, threads)
+        read_sum(b[chunks.next()], out, chunks.size, 1, threads)
 
     def triad_next() -> None:
-        at = next(turn)
-        triad(b[at], c[at], a[at], chunk, threads, 0.5)
+        at = chunks.next()
+        triad(b[at], c[at], a[at], chunks.size, threads, 0.5)
 
     sizes = machine.cache_sizes_or_typical()
     return {
-        "read": _Probe(read_next, 4 * chunk),
-        "triad": _Probe(triad_next, 3 * 4 * chunk),
+        "read": Probe(read_next, 4 * chunks.size),
+        "triad": Probe(triad_next, 3 * 4 * chunks.size),
         "l2": _resident_probe(sizes["L2"], threads),
     }
 
@@ -246,7 +241,7 @@ def _memory_probes(threads: int) -> dict[str, _Probe]:
 _READ_SUM = "void read_sum(const float *x, float *out, int64_t n, int64_t passes, int64_t threads)"
 
 
-def _resident_probe(level_bytes: int, threads: int) -> _Probe:
+def _resident_probe(level_bytes: int, threads: int) -> Probe:
     library = native.build("stream", [KERNELS / "stream.c"], openmp=threads > 1)
     read_sum = library.function(_READ_SUM)
     per_thread = max(128, level_bytes // 2 // 4 // 128 * 128)
@@ -254,24 +249,22 @@ def _resident_probe(level_bytes: int, threads: int) -> _Probe:
     out = np.zeros(1, np.float32)
     # About PROBE_S at the 100 GB/s a core reads from its caches at the least.
     passes = max(1, int(PROBE_S * 100e9 / (4 * per_thread)))
-    return _Probe(partial(read_sum, x, out, x.size, passes, threads), 4.0 * x.size * passes)
+    return Probe(partial(read_sum, x, out, x.size, passes, threads), 4.0 * x.size * passes)
 
 
-def _gemm_probes() -> dict[str, _Probe]:
+def _gemm_probes() -> dict[str, Probe]:
     """Square products by the libraries users have; torch is left out where it is not installed."""
     probes = {}
     for n in GEMM_SIZES:
         flops = 2.0 * n**3
         x, y, out = (np.ones((n, n), np.float32) for _ in range(3))
-        probes[f"gemm_numpy_fp32@{n}"] = _Probe(partial(np.matmul, x, y, out=out), flops)
+        probes[f"gemm_numpy_fp32@{n}"] = Probe(partial(np.matmul, x, y, out=out), flops)
         with contextlib.suppress(ImportError):
             import torch
 
             for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
                 s, t, u = (torch.ones(n, n, dtype=dtype) for _ in range(3))
-                probes[f"gemm_torch_{precision}@{n}"] = _Probe(
-                    partial(torch.mm, s, t, out=u), flops
-                )
+                probes[f"gemm_torch_{precision}@{n}"] = Probe(partial(torch.mm, s, t, out=u), flops)
     return probes
 
 
@@ -282,13 +275,34 @@ def aligned(n: int) -> NDArray[np.float32]:
     return whole[start : start + n]
 
 
-def _endless(n: int) -> Iterator[int]:
-    while True:
-        yield from range(n)
+@attrs.define
+class Chunks:
+    """Three arrays of several chunks, walked chunk by chunk without end.
+
+    arrays: each (n_chunks, size) float32, n_chunks * size at least four times the last-level
+            cache: a chunk that comes round again has left it
+    """
+
+    arrays: tuple[NDArray[np.float32], ...]
+    size: int
+    _at: int = 0
+
+    def next(self) -> int:
+        """Index of the chunk that was left alone longest."""
+        self._at = (self._at + 1) % len(self.arrays[0])
+        return self._at
+
+
+def memory_chunks(threads: int) -> Chunks:
+    """Arrays for loops over memory; a call walks one chunk of 8 MiB for each thread."""
+    size = STREAM_CHUNK * threads
+    n_chunks = -(-machine.last_level_cache_bytes() * 4 // (4 * size))
+    arrays = (aligned(n_chunks * size).reshape(n_chunks, size) for _ in range(3))
+    return Chunks(tuple(arrays), size)
 
 
 @contextlib.contextmanager
-def _library_threads(threads: int) -> Iterator[None]:
+def library_threads(threads: int) -> Iterator[None]:
     """Give numpy's and torch's products `threads` threads for a while."""
     from threadpoolctl import threadpool_limits
 

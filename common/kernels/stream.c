@@ -14,17 +14,22 @@
 #endif
 
 typedef float vec __attribute__((vector_size(64)));
-#define SUMS 8
+#define SUMS 4
+#define LINES_AT_ONCE (2 * SUMS)
 
+/* Two places at a time: one core reads 4% more from memory than along a single line of march. */
 static float sum_range(const vec *restrict x, int64_t lines) {
-    vec sum[SUMS] = {};
-    for (int64_t i = 0; i + SUMS <= lines; i += SUMS) {
-#pragma GCC unroll 8
-        for (int s = 0; s < SUMS; s++) sum[s] += x[i + s];
+    vec low[SUMS] = {}, high[SUMS] = {};
+    const int64_t half = lines / 2;
+    for (int64_t i = 0; i + SUMS <= half; i += SUMS) {
+#pragma GCC unroll 4
+        for (int s = 0; s < SUMS; s++) low[s] += x[i + s];
+#pragma GCC unroll 4
+        for (int s = 0; s < SUMS; s++) high[s] += x[half + i + s];
     }
     float total = 0.0f;
     for (int s = 0; s < SUMS; s++) {
-        for (int lane = 0; lane < 16; lane++) total += sum[s][lane];
+        for (int lane = 0; lane < 16; lane++) total += low[s][lane] + high[s][lane];
     }
     return total;
 }
@@ -33,7 +38,7 @@ static float sum_range(const vec *restrict x, int64_t lines) {
 EXPORT void read_sum(const float *restrict x, float *restrict out, int64_t n, int64_t passes,
                      int64_t threads) {
     float total = 0.0f;
-    const int64_t share = n / 16 / threads / SUMS * SUMS;
+    const int64_t share = n / 16 / threads / LINES_AT_ONCE * LINES_AT_ONCE;
     ON_THREADS(num_threads(threads) reduction(+ : total))
     for (int64_t t = 0; t < threads; t++) {
         for (int64_t p = 0; p < passes; p++) {
@@ -48,7 +53,7 @@ EXPORT void read_sum(const float *restrict x, float *restrict out, int64_t n, in
    the cache reads a line before writing it. */
 EXPORT void triad(const float *restrict b, const float *restrict c, float *restrict a, int64_t n,
                   int64_t threads, float scale) {
-    const int64_t share = n / 16 / threads / SUMS * SUMS;
+    const int64_t share = n / 16 / threads / LINES_AT_ONCE * LINES_AT_ONCE;
     ON_THREADS(num_threads(threads))
     for (int64_t t = 0; t < threads; t++) {
         vec *restrict to = (vec *)a + t * share;

@@ -100,3 +100,25 @@ def test_one_spike_does_not_hide_a_drift() -> None:
 def test_half_width_is_relative() -> None:
     assert paired.half_width(math.log(0.98), math.log(1.02)) == pytest.approx(0.02, rel=1e-3)
     assert paired.half_width(0.5, 0.5) == 0.0
+
+
+@pytest.mark.parametrize(("found", "trials"), [(0, 10), (10, 10), (3, 10), (190, 200), (1, 1)])
+def test_share_interval_leaves_a_fortieth_at_each_end(found: int, trials: int) -> None:
+    low, high = paired.share_interval(found, trials)
+
+    def at_least(k: int, share: float) -> float:
+        return sum(
+            math.comb(trials, i) * share**i * (1 - share) ** (trials - i)
+            for i in range(k, trials + 1)
+        )
+
+    assert 0.0 <= low <= found / trials <= high <= 1.0
+    assert low == 0.0 if found == 0 else at_least(found, low) == pytest.approx(0.025)
+    assert high == 1.0 if found == trials else 1 - at_least(found + 1, high) == pytest.approx(0.025)
+
+
+def test_share_interval_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 3 of 2"):
+        paired.share_interval(3, 2)
+    with pytest.raises(ValueError, match="got 0 of 0"):
+        paired.share_interval(0, 0)

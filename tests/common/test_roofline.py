@@ -224,7 +224,7 @@ def test_contention_is_too_much_load_or_a_second_thread_without_effect(
     monkeypatch.setattr(os, "getloadavg", lambda: (1e6, 0.0, 0.0))
     assert roofline.is_contended()
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    nothing = {"fp32": roofline._Probe(lambda: None, 1.0)}
+    nothing = {"fp32": roofline.Probe(lambda: None, 1.0)}
     monkeypatch.setattr(roofline, "_compute_probes", lambda threads, length_s: nothing)
     monkeypatch.setattr(roofline, "_seconds", lambda call: 1.0)  # two take as long as one
     assert not roofline.is_contended()
@@ -236,8 +236,8 @@ def test_contention_is_too_much_load_or_a_second_thread_without_effect(
 def test_probe_keeps_the_third_best_call(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([5.0, 1.0, 4.0, 2.0, 3.0] + [9.0] * 100_000)
     monkeypatch.setattr(roofline, "_seconds", lambda call: next(times))
-    probe = roofline._Probe(lambda: None, 6e9)
-    assert roofline._best_rates({"p": probe}, 1e-3) == {"p": pytest.approx(2.0)}
+    probe = roofline.Probe(lambda: None, 6e9)
+    assert roofline.best_rates({"p": probe}, 1e-3) == {"p": pytest.approx(2.0)}
 
 
 @pytest.mark.bench
