@@ -124,9 +124,9 @@ print(json.dumps(found))
 def test_base_installation_imports_and_names_the_missing_extra(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
-    python = environment / "bin" / "python"
+    python = str(environment / "bin" / "python")
     pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, wheel], capture_output=True, text=True, timeout=700)
+    done = subprocess.run([*pip, str(wheel)], capture_output=True, text=True, timeout=700)
     assert done.returncode == 0, done.stderr
 
     # Run away from the checkout, so that only what was installed can be imported.
