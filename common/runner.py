@@ -47,16 +47,24 @@ class Job:
     options: Options
     command: str = ""
 
-    @functools.cached_property
+    @property
     def key(self) -> str:
-        """Name of the run's folder."""
+        """Name of the run's folder, were it run on this machine."""
+        return self._key_on(machine_id())
+
+    @functools.cached_property
+    def plan_id(self) -> str:
+        """What tells the job from others of one command, the same on every machine."""
+        return self._key_on("any")
+
+    def _key_on(self, machine: str) -> str:
         return run_key(
             self.experiment.name,
             attrs.asdict(self.settings),
             self.options.seed,
             self.options.profile,
             self.options.threads_of(self.experiment),
-            machine_id(),
+            machine,
         )
 
     @property
@@ -72,6 +80,7 @@ class Outcome:
             "reused" (it stands), "stale" (it was ok), "interrupted", "running", "not started"
     reason: for a run that cannot be reused, why not
     error:  of a run that did not end well: what ended it, and the last lines of its log
+    key:    name of the run's folder
     """
 
     job: Job
@@ -80,6 +89,15 @@ class Outcome:
     seconds: float | None = None
     error: str | None = None
     n_records: int | None = None
+    key: str = attrs.field()
+
+    @key.default
+    def _key_here(self) -> str:
+        return self.job.key  # a launcher may have run the job on another machine than this
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.job.options.results, self.job.experiment.name, self.key)
 
     @property
     def is_done(self) -> bool:

@@ -41,18 +41,21 @@ def hush(stream: TextIO) -> None:
 class Board:
     """Lines about jobs, numbered as planned.
 
+    ids:     plan_id of each job
     started: time.time() when the command began
+    output:  which file its standard output is; a launcher may give a job another one
     """
 
-    keys: tuple[str, ...]
+    ids: tuple[str, ...]
     width: int
     started: float
+    output: tuple[int, int] | None
 
     @classmethod
     def of(cls, jobs: Sequence[Job]) -> Board:
         """The board of all jobs of a command that begins now."""
         width = max(len(job.experiment.name) for job in jobs)
-        return cls(tuple(job.key for job in jobs), width, time.time())
+        return cls(tuple(job.plan_id for job in jobs), width, time.time(), _output())
 
     def begins(self, job: Job) -> None:
         """Say that a job starts, to someone who watches."""
@@ -67,21 +70,29 @@ class Board:
         line = f"{self._lead(outcome.job)}  {outcome.status:11s} {took:10s} {rows:14s} {elapsed}"
         say(line)
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether what this process prints appears where the command was given."""
+        return self.output == _output()
+
     def _lead(self, job: Job) -> str:
-        n = len(self.keys)
-        place = self.keys.index(job.key) + 1 if job.key in self.keys else n
+        n = len(self.ids)
+        place = self.ids.index(job.plan_id) + 1
         return f"[{place:{len(str(n))}d}/{n}] {job.experiment.name:{self.width}s}"
 
 
 @attrs.frozen
 class JobTask:
-    """What a launcher calls for each job, here or in another process."""
+    """What a launcher calls for each job, here or in another process, on another machine even."""
 
     experiments: Mapping[str, Experiment]
     board: Board
 
-    def __call__(self, config: DictConfig) -> Outcome:
-        """Run the composed job; every failure but an interrupt becomes its outcome."""
+    def __call__(self, config: DictConfig) -> tuple[Outcome, bool]:
+        """Run the composed job; its outcome, and whether its line has been seen.
+
+        Every failure but an interrupt becomes an outcome.
+        """
         from hydra.core.hydra_config import HydraConfig
 
         from common.config import build_job, register
@@ -96,4 +107,12 @@ class JobTask:
         except ResultsError as problem:
             outcome = Outcome(job, "failed", error=str(problem))
         self.board.ends(outcome)
-        return outcome
+        return outcome, self.board.is_seen
+
+
+def _output() -> tuple[int, int] | None:
+    try:
+        found = os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):  # a stream that is no file
+        return None
+    return found.st_dev, found.st_ino

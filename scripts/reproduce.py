@@ -123,7 +123,7 @@ def _sweep(session: Session, plan: Plan) -> int:
     _conclude(session, plan)
     if bad:
         return FAILED
-    return MISSED if plan.root.strict and _missed(plan) else OK
+    return MISSED if plan.root.strict and _missed(outcomes) else OK
 
 
 def _run_jobs(session: Session, plan: Plan) -> list[Outcome]:
@@ -136,15 +136,17 @@ def _run_jobs(session: Session, plan: Plan) -> list[Outcome]:
     for job in plan.jobs:
         earlier = state(job) if job.options.resume else None
         if earlier is not None and earlier.is_done:
-            done[job.key] = earlier
+            done[job.plan_id] = earlier
             board.ends(earlier)
-    todo = [job for job in plan.jobs if job.key not in done]
-    if not todo:
-        return list(done.values())
+    todo = [job for job in plan.jobs if job.plan_id not in done]
     names = dict.fromkeys(job.experiment.name for job in todo)
     try:
-        for outcome in session.launch(plan, list(names), JobTask(session.experiments, board)):
-            done[outcome.job.key] = outcome
+        if todo:
+            task = JobTask(session.experiments, board)
+            for outcome, seen in session.launch(plan, list(names), task):
+                done[outcome.job.plan_id] = outcome
+                if not seen:
+                    board.ends(outcome)
     except KeyboardInterrupt:
         for job in todo:
             close_abandoned(job, "interrupted")
@@ -154,8 +156,8 @@ def _run_jobs(session: Session, plan: Plan) -> list[Outcome]:
         lost = f"the launcher failed: {type(problem).__name__}: {problem}"
         for job in todo:
             close_abandoned(job, "failed")
-            done.setdefault(job.key, Outcome(job, "failed", error=lost))
-    return [done[job.key] for job in plan.jobs]
+            done.setdefault(job.plan_id, Outcome(job, "failed", error=lost))
+    return [done[job.plan_id] for job in plan.jobs]
 
 
 def _conclude(session: Session, plan: Plan) -> None:
@@ -186,11 +188,11 @@ def _conclude(session: Session, plan: Plan) -> None:
     say(f"\n{path}")
 
 
-def _missed(plan: Plan) -> list[str]:
-    """Ids of claims that the records of the planned runs miss."""
+def _missed(outcomes: Sequence[Outcome]) -> list[str]:
+    """Ids of claims that the records of these runs miss."""
     from common import claims
 
-    records = [record for job in plan.jobs for record in job.folder.records() if record.claim]
+    records = [record for outcome in outcomes for record in outcome.folder.records()]
     ids = dict.fromkeys(record.claim for record in records if record.claim)
     missed = []
     for claim_id in ids:

@@ -223,6 +223,7 @@ def test_a_worker_of_joblib_can_run_experiments(toy: Any) -> None:
     work = joblib.Parallel(n_jobs=2, backend="loky")
     outcomes = work(joblib.delayed(run_one)(job) for job in jobs)
     assert [outcome.status for outcome in outcomes] == ["ok", "ok"]
+    assert [len(outcome.folder.records()) for outcome in outcomes] == [1, 2]
 
 
 def test_child_dies_with_the_runner(toy: Any, tmp_path: Path) -> None:
