@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 import pandas as pd
 
-from common.report.style import PAPER_STYLE, Style, styles
+from common.report.style import PALETTE, PAPER_STYLE, Style, styles
 
 #: Column names of the plain frame; "x" and "value" are the two places of a mark.
 PANEL = "panel"
@@ -41,7 +41,13 @@ def gather(
     measured = _plain(rows, x, y, color, column)
     measured["origin"] = "measured"
     measured["series"] = measured[SYSTEM]
-    system_styles = styles(measured[SYSTEM])
+    named = rows[color].tolist() if color in rows.columns else []
+    if named and not any(_is_name(value) for value in named):
+        # Counts (threads, tables) have no look of their own; they take the places in order.
+        counts = sorted(dict.fromkeys(measured[SYSTEM]), key=lambda name: (len(name), name))
+        system_styles = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(counts)}
+    else:
+        system_styles = styles(measured[SYSTEM])
     looks = {name: Look(style, False) for name, style in system_styles.items()}
     parts = [measured]
     if paper is not None and len(paper):
@@ -131,7 +137,7 @@ def _plain(rows: pd.DataFrame, x: str, y: str, color: str, column: str | None) -
         plain[name] = rows[name].to_numpy() if y == "value" and name in rows.columns else None
     # A record that names no system is one of ours.
     named = rows[color].tolist() if color in rows.columns else ["ours"] * len(rows)
-    plain[SYSTEM] = ["ours" if missing(name) else str(name) for name in named]
+    plain[SYSTEM] = ["ours" if missing(name) else _series_name(name, color) for name in named]
     if column is not None:
         plain[PANEL] = [f"{short(column)} {scalar(value)}" for value in rows[column]]
     noisy = rows["noisy"].tolist() if "noisy" in rows.columns else [False] * len(rows)
@@ -139,6 +145,15 @@ def _plain(rows: pd.DataFrame, x: str, y: str, color: str, column: str | None) -
     for name in ("metric", "unit"):
         plain[name] = rows[name].to_numpy() if name in rows.columns else ""
     return plain
+
+
+def _series_name(value: Any, color: str) -> str:
+    """A name speaks for itself; a number in a legend needs what it counts: "threads 2"."""
+    return str(value) if _is_name(value) else f"{short(color)} {scalar(value)}"
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and not value.isdigit()
 
 
 def _paper(

@@ -177,10 +177,10 @@ def log_domain(values: Sequence[float]) -> tuple[float, float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round values within a log axis: 1, 2, 5 of each decade; powers of ten when it is long."""
+    """Round values within a log axis: 1, 2, 5 of each decade, powers of ten above 40-fold."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     decades = last - first
-    if decades <= 3:
+    if math.log10(high / low) < 1.6:
         every = [factor * 10.0**power for power in range(first, last) for factor in (1, 2, 5)]
         every.append(10.0**last)
     else:

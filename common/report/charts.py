@@ -122,7 +122,7 @@ def bars(
         offset = alt.Scale(paddingInner=0.25)
         place["yOffset"] = alt.YOffset(f"{SYSTEM}:N", sort=systems, scale=offset)
     # A height in steps would do the same, but Vega-Lite warns when the width is the container's.
-    height = 12 + len(ordered(data["x"])) * max(30, 19 * len(systems) + 9)
+    height = 12 + len(ordered(data["x"])) * max(26, 19 * len(systems) + 9)
     everything = base(data)
     layers = [
         everything.transform_filter("datum.origin == 'measured'")

@@ -22,7 +22,7 @@ NOT_MEASURED = "not measured"
 #: Verdict words that settle a claim one way or the other.
 DECIDED = (*HOLDS, "missed")
 
-_HEADLINES = 3
+_HEADLINES = 4
 
 
 @attrs.frozen
@@ -59,9 +59,22 @@ class ClaimRow:
         return self.claim.source == "remembered"
 
     @property
+    def source(self) -> str:
+        """Where the paper's value comes from, when it was not simply read."""
+        known = self.claim.paper is not None or bool(self.claim.points)
+        shown = self.claim.source != "read" and (known or not self.claim.is_judged)
+        return self.claim.source if shown else ""
+
+    @property
     def label(self) -> str:
         """The claim in words."""
         return wording.claim_label(self.claim.id)
+
+    @property
+    def place(self) -> str:
+        """The part of the paper that makes the claim: abstract, figure, table or text."""
+        part = self.claim.id.split(".")[1].rstrip("0123456789")
+        return {"fig": "figure", "tab": "table", "sec": "text"}.get(part, part)
 
     @property
     def paper(self) -> str:
@@ -70,9 +83,12 @@ class ClaimRow:
         Of a claim with points: that of the deciding one, their range while nothing is measured.
         """
         found = self.judgement
-        if self.claim.points and found is not None and found.value is not None and found.ratio:
-            return wording.paper_value(found.value / found.ratio, self.claim.unit)
-        if self.claim.points:
+        if found is not None and found.value is not None and found.ratio:
+            decider = found.value / found.ratio
+            for point in self.claim.points:
+                if any(math.isclose(decider, end, rel_tol=1e-9) for end in _ends(point.value)):
+                    return wording.paper_value(point.value, self.claim.unit)
+        if self.claim.points and self.claim.paper is None:
             ends = [end for point in self.claim.points for end in _ends(point.value)]
             low, high = min(ends), max(ends)
             value = (low, high) if low < high else low
@@ -89,6 +105,8 @@ class ClaimRow:
         """The value that decided the verdict, with its unit, or a dash."""
         if self.judgement is None or self.judgement.value is None:
             return "—"
+        if not self.interval:
+            return wording.exact(self.judgement.value, self.claim.unit)
         return wording.with_unit(self.judgement.value, self.claim.unit)
 
     @property
@@ -186,7 +204,7 @@ class Package:
 
     @property
     def headlines(self) -> tuple[ClaimRow, ...]:
-        """Up to three claims of the abstract, measured ones first."""
+        """Up to four claims of the abstract, measured ones first."""
         chosen = [row for row in self.claims if row.is_headline] or list(self.claims)
         return tuple(sorted(chosen, key=lambda row: not row.is_measured)[:_HEADLINES])
 

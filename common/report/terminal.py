@@ -68,12 +68,15 @@ def _table(rows: Sequence[ClaimRow], console: Console) -> Table:
     for name in ("paper", "here", "95% interval", "ratio"):
         table.add_column(name, justify="right")
     table.add_column("verdict", no_wrap=True)
+    labels = [row.label for row in rows]
     for row in rows:
         look = VERDICTS[row.word]
+        # Two claims of one name: a figure's and the abstract's, say.
+        label = row.label if labels.count(row.label) == 1 else f"{row.label}, {row.place}"
         sign = look.glyph if _is_unicode(console) else look.ascii
         bar = row.ratio_bar
         table.add_row(
-            _text(row.label, console),
+            _text(label, console),
             _text(row.paper + ("*" if row.is_remembered else ""), console),
             _text(row.ours, console),
             _text(row.interval, console),

@@ -31,6 +31,12 @@ def as_given(value: float) -> str:
     return f"{int(value):,}" if whole else f"{value:.6g}"
 
 
+def exact(value: float, unit: str) -> str:
+    """A counted number with its unit: four digits, as the paper's are, and no idle zeros."""
+    whole = float(value).is_integer()
+    return as_given(value if whole else float(f"{value:.4g}")) + _suffix(unit)
+
+
 def with_unit(value: float, unit: str) -> str:
     """A number and its unit, a ratio with a times sign: 3.12x | 22.9% | 1.4 ms."""
     return number(value) + _suffix(unit)

@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from common import claims as claims_module
 from common.report import charts
+from common.report.chart_marks import log_ticks
 from common.report.style import PALETTE, styles
 
 
@@ -95,8 +95,8 @@ def test_no_two_systems_of_a_chart_look_alike() -> None:
     assert len(set(styles(names).values())) == len(PALETTE) == len(names)
 
 
-def test_paper_values_are_hollow_and_stand_at_every_x() -> None:
-    claim = claims_module.find("ttrec.abstract.kernel_speedup")
+def test_paper_values_are_hollow_and_stand_at_every_x(sample: Any) -> None:
+    claim = sample.claims["ttrec.abstract.kernel_speedup"]
     chart = charts.bars(speedups(), "axis.rank", "t", "c", paper=charts.paper_rows(claim))
     paper = [row for row in values(chart) if row["origin"] == "paper"]
     assert [(row["x"], row["value"]) for row in paper] == [(8, 3), (16, 3), (32, 3)]
@@ -106,21 +106,21 @@ def test_paper_values_are_hollow_and_stand_at_every_x() -> None:
     assert point["stroke"]["scale"]["range"][hollow] != "#ffffff"
 
 
-def test_paper_points_keep_their_axes() -> None:
-    claim = claims_module.find("ttrec.fig.kaggle_ratio")
+def test_paper_points_keep_their_axes(sample: Any) -> None:
+    claim = sample.claims["ttrec.fig.kaggle_ratio"]
     rows = charts.paper_rows(claim)
     seven = rows[(rows["axis.tables"] == 7) & (rows["axis.rank"] == 8)]
     assert seven["value"].tolist() == [221.9]
 
 
-def test_remembered_paper_values_say_so() -> None:
-    claim = claims_module.find("costmodel.sec.pearson")
+def test_remembered_paper_values_say_so(sample: Any) -> None:
+    claim = sample.claims["costmodel.sec.pearson"]
     chart = charts.lines(speedups(), "axis.rank", "t", "c", paper=charts.paper_rows(claim))
     assert {row["series"] for row in values(chart)} == {"ours", "fbgemm", "paper (remembered)"}
 
 
-def test_unknown_paper_values_draw_nothing() -> None:
-    claim = claims_module.find("cortex.tab.speedup_over_cavs")
+def test_unknown_paper_values_draw_nothing(sample: Any) -> None:
+    claim = sample.claims["cortex.tab.speedup_over_cavs"]
     assert charts.paper_rows(claim).empty
     chart = charts.bars(speedups(), "axis.rank", "t", "c", paper=charts.paper_rows(claim))
     assert marks(chart) == 6
@@ -140,6 +140,27 @@ def test_missing_axes_and_systems_are_borne() -> None:
     chart = charts.lines(rows, "axis.rank", "t", "c")
     assert len(chart.rows) == 5
     assert set(chart.rows["system"]) == {"ours", "fbgemm"}
+
+
+def test_numbers_in_a_legend_say_what_they_count() -> None:
+    chart = charts.lines(speedups(), "axis.rank", "t", "c", color="axis.tables")
+    assert set(chart.rows["system"]) == {"tables 3", "tables 7"}
+
+
+def test_counts_take_the_looks_in_order() -> None:
+    rows = speedups(**{"axis.threads": [1, 2] * 3})
+    chart = charts.lines(rows, "axis.rank", "t", "c", color="axis.threads")
+    point = chart.spec["layer"][-1]["encoding"]
+    assert point["shape"]["scale"]["domain"] == ["threads 1", "threads 2"]
+    assert point["shape"]["scale"]["range"] == [PALETTE[0].shape, PALETTE[1].shape]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.9, 5.2, [1, 2, 5]), (2, 600, [10, 100]), (0.03, 8e4, [0.1, 1, 10, 100, 1e3, 1e4])],
+)
+def test_log_ticks_are_round_and_few(low: float, high: float, ticks: list[float]) -> None:
+    assert log_ticks(low, high) == ticks
 
 
 def test_no_rows_still_make_a_chart() -> None:

@@ -9,7 +9,7 @@ import pytest
 from common import PAPERS
 from common.claims import load
 from common.record import Record
-from common.report import readme
+from common.report import readme, summary
 from common.report.summary import judge_all
 
 ROOT = Path(__file__).parents[3]
@@ -26,8 +26,20 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def real_run(sample: Any) -> None:
-    """A run of ttrec as the store of the installed packages sees it."""
+@pytest.fixture
+def frozen(sample: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The sample, and a report that knows its claims instead of the packages'."""
+
+    def load(package: str | None = None) -> dict[str, Any]:
+        return {k: c for k, c in sample.claims.items() if package in (None, c.package)}
+
+    monkeypatch.setattr(readme, "load", load)
+    monkeypatch.setattr(summary, "load_claims", load)
+    return sample
+
+
+def one_run(sample: Any) -> None:
+    """A run of ttrec: two records of a claim, one of none."""
     records = [
         Record("speedup", value, "x", claim="ttrec.abstract.kernel_speedup", low=value - 0.1,
                high=value + 0.1, axes={"rank": rank, "system": "ours"}, rounds=30)
@@ -37,21 +49,21 @@ def real_run(sample: Any) -> None:
     sample.run("ttrec_kernels", records, started="2026-03-06T10:15:00+00:00")
 
 
-def test_reported_rows_survive_the_round_trip(sample: Any, tmp_path: Path) -> None:
-    real_run(sample)
+def test_reported_rows_survive_the_round_trip(frozen: Any, tmp_path: Path) -> None:
+    one_run(frozen)
     path = tmp_path / "reported.jsonl"
-    assert readme.write_reported(sample.store, "ttrec", path) == 2
+    assert readme.write_reported(frozen.store, "ttrec", path) == 2
     (run,) = readme.read_reported(path)
-    (stored,) = sample.store.run_list()
+    (stored,) = frozen.store.run_list()
     assert run.records == stored.records[:2]
     for name in readme.RUN_FIELDS:
         assert getattr(run.info, name) == getattr(stored.info, name)
 
 
-def test_reported_rows_are_json_lines_with_their_run(sample: Any, tmp_path: Path) -> None:
-    real_run(sample)
+def test_reported_rows_are_json_lines_with_their_run(frozen: Any, tmp_path: Path) -> None:
+    one_run(frozen)
     path = tmp_path / "reported.jsonl"
-    readme.write_reported(sample.store, "ttrec", path)
+    readme.write_reported(frozen.store, "ttrec", path)
     first = json.loads(path.read_text().splitlines()[0])
     assert first["experiment"] == "ttrec_kernels"
     assert first["machine_id"] == "4f21c0ffee99"
@@ -59,19 +71,19 @@ def test_reported_rows_are_json_lines_with_their_run(sample: Any, tmp_path: Path
 
 
 def test_a_store_without_the_paper_s_records_leaves_the_file_alone(
-    sample: Any, tmp_path: Path
+    frozen: Any, tmp_path: Path
 ) -> None:
-    real_run(sample)
+    one_run(frozen)
     path = tmp_path / "reported.jsonl"
     path.write_text("kept")
     with pytest.raises(ValueError, match="paper=panama first"):
-        readme.write_reported(sample.store, "panama", path)
+        readme.write_reported(frozen.store, "panama", path)
     assert path.read_text() == "kept"
 
 
-def test_tables_are_filled_and_the_rest_is_kept(sample: Any, checkout: Path) -> None:
-    real_run(sample)
-    readme.write_reported(sample.store, "ttrec", checkout / "ttrec" / "reported.jsonl")
+def test_tables_are_filled_and_the_rest_is_kept(frozen: Any, checkout: Path) -> None:
+    one_run(frozen)
+    readme.write_reported(frozen.store, "ttrec", checkout / "ttrec" / "reported.jsonl")
     changed = readme.fill_readmes(checkout)
     assert len(changed) == 6
     text = (checkout / "ttrec" / "README.md").read_text()

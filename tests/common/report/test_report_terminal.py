@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from common.record import Record
 from common.report import terminal
 from common.report.summary import build
 
@@ -49,7 +50,7 @@ def test_every_measured_claim_has_value_interval_and_verdict(five_papers: Any) -
 
 
 def test_reasons_of_what_is_not_measured_are_counted(five_papers: Any) -> None:
-    assert "10 claims not measured: The network simulator is not built yet." in " ".join(
+    assert "3 claims not measured: The network simulator is not built yet." in " ".join(
         printed(five_papers).split()
     )
 
@@ -77,6 +78,19 @@ def test_remembered_paper_values_are_marked(five_papers: Any) -> None:
     text = printed(five_papers)
     assert "0.9*" in text
     assert "* remembered, not read" in text
+
+
+def test_claims_of_one_name_are_told_apart(sample: Any) -> None:
+    figure = sample.claims["ttrec.fig.kaggle_ratio"]
+    abstract = sample.claims["ttrec.abstract.kaggle_ratio"]
+    records = [
+        Record(claim.metric, 4.1, claim.unit, claim=claim.id, axes={"tables": 3, "rank": 8})
+        for claim in (abstract, figure)
+    ]
+    sample.run("ttrec_compression", records)
+    text = printed(sample, force_terminal=False, width=80)
+    assert "Kaggle ratio, abstract" in text
+    assert "Kaggle ratio, figure" in text
 
 
 def test_brackets_in_a_reason_are_not_markup(sample: Any) -> None:

@@ -45,6 +45,14 @@ def test_paper_value_keeps_the_digits_it_was_read_with(
 
 
 @pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(117.355, "x", "117.4×"), (39360.0, "parameters", "39,360 parameters"), (4.1, "%", "4.1%")],  # noqa: RUF001  the sign a reader sees
+)
+def test_exact_numbers_have_four_digits(value: float, unit: str, text: str) -> None:
+    assert wording.exact(value, unit) == text
+
+
+@pytest.mark.parametrize(
     ("low", "high", "text"),
     [(2.9, 3.1, "[2.90, 3.10]"), (3.0, 3.0, ""), (None, None, "")],
 )
