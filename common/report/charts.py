@@ -115,6 +115,7 @@ def bars(
             "x:N",
             sort=ordered(data["x"]),
             title=short(x),
+            scale=alt.Scale(paddingInner=0.3 if len(systems) == 1 else 0.1),
             axis=alt.Axis(ticks=False, domain=False, labelPadding=8),
         )
     }

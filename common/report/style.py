@@ -44,13 +44,14 @@ _PLACES: dict[str, int] = {
     "ours": 0,
     "torch": 1, "pytorch": 1, "eager": 1, "torch_eager": 1, "torch_fp32": 1,
     "t3nsor": 1, "ring": 1, "gcc": 1,
-    "numpy": 2, "dynet": 2, "fbgemm": 2, "hier_ring": 2, "polly": 2,
-    "torch_compile": 3, "compile": 3, "dgl": 3, "dense": 3, "halving_doubling": 3, "isl": 3,
+    "numpy": 2, "numpy_fp32": 2, "dynet": 2, "fbgemm": 2, "hier_ring": 2, "polly": 2,
+    "torch_compile": 3, "compile": 3, "dgl": 3, "torch_bmm": 3, "halving_doubling": 3, "isl": 3,
     "onednn": 4, "sdpa": 4, "cavs": 4, "ps": 4, "hashing": 4, "mcts": 4, "torch_bf16": 4,
-    "aten": 5, "unlocked": 5, "ina_single": 5, "quotient_remainder": 5, "beam_execution": 5,
+    "aten": 5, "unlocked": 5, "ina_single": 5, "embedding_bag": 5, "quotient_remainder": 5,
+    "beam_execution": 5,
     "native": 6, "halide": 6, "halide_adams2019": 6,
-    "pytest_benchmark": 7, "separated": 7, "halide_mullapudi2016": 7,
-    "halide_li2018": 8, "reference": 8,
+    "pytest_benchmark": 7, "separated": 7, "reference": 7, "dense": 7, "halide_mullapudi2016": 7,
+    "halide_li2018": 8,
 }  # fmt: skip
 
 
@@ -59,26 +60,26 @@ def _canonical(system: str) -> str:
 
 
 def styles(systems: Iterable[str]) -> dict[str, Style]:
-    """Return a style for each system, never the same one twice within one chart.
+    """Return a style for each system; no two of a chart are alike, nor, up to eight, of one shape.
 
     A name listed above always gets its own place. Another name gets a place from a hash of its
-    spelling, moved on only when the chart has already given that place away; beyond twelve systems
+    spelling, moved on only when the chart has already given its shape away; beyond twelve systems
     places repeat.
     """
     names = list(dict.fromkeys(systems))
-    taken: dict[str, int] = {}
-    used: set[int] = set()
+    found: dict[str, Style] = {}
     for name in sorted(names, key=lambda name: (_canonical(name) not in _PLACES, name)):
-        place = _PLACES.get(_canonical(name))
-        if place is None:
-            place = 1 + zlib.crc32(_canonical(name).encode()) % (len(PALETTE) - 1)
-        while place in used and len(used) < len(PALETTE):
-            place = (place + 1) % len(PALETTE) or 1
-            if used >= set(range(1, len(PALETTE))):
-                break
-        used.add(place)
-        taken[name] = place
-    return {name: PALETTE[taken[name]] for name in names}
+        listed = _PLACES.get(_canonical(name))
+        first = zlib.crc32(_canonical(name).encode()) if listed is None else listed
+        wanted = [PALETTE[(first + step) % len(PALETTE)] for step in range(len(PALETTE))]
+        free = [style for style in wanted if style not in found.values() and style != PALETTE[0]]
+        shapes = {style.shape for style in found.values()} | {PALETTE[0].shape}
+        fresh = [style for style in free if style.shape not in shapes]
+        own = [] if listed is None else [PALETTE[listed]]
+        if own and own[0] in found.values():
+            own = []  # two names of one place meet after all
+        found[name] = (own or fresh or free or wanted)[0]
+    return {name: found[name] for name in names}
 
 
 @attrs.frozen

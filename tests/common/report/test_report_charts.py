@@ -93,6 +93,20 @@ def test_a_system_looks_the_same_whoever_stands_beside_it() -> None:
 def test_no_two_systems_of_a_chart_look_alike() -> None:
     names = ["ours", "torch", "t3nsor", "ring", *(f"system {n}" for n in range(8))]
     assert len(set(styles(names).values())) == len(PALETTE) == len(names)
+    assert len(styles([*names, "one more"])) == 13
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["ours", *(f"system {n}" for n in range(7))],
+        ["torch", "t3nsor", "gcc", "numpy", "dgl"],
+        ["ours", "torch_bmm", "embedding_bag", "fbgemm", "someone's"],
+        [f"system {n}" for n in range(7)],
+    ],
+)
+def test_up_to_eight_systems_differ_in_shape_alone(names: list[str]) -> None:
+    assert len({style.shape for style in styles(names).values()}) == len(names)
 
 
 def test_paper_values_are_hollow_and_stand_at_every_x(sample: Any) -> None:

@@ -15,8 +15,10 @@ KERNEL = "ttrec.abstract.kernel_speedup"
 
 
 def speedup(value: float, **fields: Any) -> Record:
-    fields = {"claim": KERNEL, "low": value * 0.99, "high": value * 1.01} | fields
-    return Record("speedup", value, "x", rounds=30, noise=0.01, **fields)
+    low, high = value * 0.99, value * 1.01
+    return Record(
+        "speedup", value, "x", claim=KERNEL, low=low, high=high, rounds=30, noise=0.01, **fields
+    )
 
 
 def row_of(summary: Any, claim: str = KERNEL) -> ClaimRow:
