@@ -35,7 +35,7 @@ PALETTE: tuple[Style, ...] = (
     Style("#68717d", "triangle-left"),
     Style("#5c7a08", "square"),
     Style("#8c3b2e", "diamond"),
-    Style("#3f4fc0", "triangle-up"),
+    Style("#7a6a58", "triangle-up"),
     Style("#2f3a46", "cross"),
 )
 
