@@ -1,1 +1,1 @@
-"""The report: what was measured beside what the papers say, as a page, in a terminal, in READMEs."""
+"""What was measured beside what the papers say: as a page, in a terminal, in the READMEs."""
