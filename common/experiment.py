@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,10 @@ __all__ = ["PACKAGES", "Context", "Experiment", "Options", "Work", "all_experime
 PACKAGES = ("common", *PAPERS)
 
 
+def _as_names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
 @attrs.frozen
 class Experiment:
     """What the runner must know before it imports anything of the experiment.
@@ -39,7 +43,7 @@ class Experiment:
 
     name: str
     module: str
-    claims: tuple[str, ...] = attrs.field(converter=tuple)
+    claims: tuple[str, ...] = attrs.field(converter=_as_names)
     threads: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     env: Mapping[str, str] = attrs.field(factory=dict, hash=False)
 
