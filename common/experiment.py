@@ -9,21 +9,30 @@ An experiment's module holds three names and imports nothing heavy at its top:
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from common import PAPERS
-from common.context import Context, Work
+
+# A package's list of experiments is imported for --help and for every command, and needs neither
+# what runs them nor a log; these load with the first use of their name.
+if TYPE_CHECKING:
+    from common.context import Context, Work
 
 __all__ = ["PACKAGES", "Context", "Experiment", "Options", "Work", "all_experiments"]
 
 #: Packages that may list experiments: the layer's own and the five papers.
 PACKAGES = ("common", *PAPERS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Context", "Work"):
+        return getattr(importlib.import_module("common.context"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _as_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -96,7 +105,7 @@ def all_experiments(
     A package that is not installed is a line given to note (the log by default).
     Raises ValueError for a name given twice or not led by its package's name.
     """
-    note = note or logging.getLogger(__name__).info
+    note = note or _note_in_log
     found: dict[str, Experiment] = {}
     for package in packages:
         listing = f"{package}.experiments"
@@ -118,3 +127,9 @@ def all_experiments(
                 raise ValueError(f"two experiments are named '{experiment.name}'")
             found[experiment.name] = experiment
     return found
+
+
+def _note_in_log(text: str) -> None:
+    import logging
+
+    logging.getLogger(__name__).info(text)
