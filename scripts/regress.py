@@ -251,11 +251,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("regress: interrupted; nothing is left behind", file=sys.stderr)
         return 130
-    print_outcome(outcome, Console())
     write_json(outcome, ROOT / options.output)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a") as file:
             file.write(markdown(outcome))
+    # With a reader that has gone away (| head), rich ends the program with a code of its own.
+    with suppress(SystemExit):
+        print_outcome(outcome, Console())
     return outcome.exit_code
 
 

@@ -220,6 +220,32 @@ def test_step_summary_gets_the_table(
     assert any(line.startswith("| toy_bag | ") and line.count("|") == 7 for line in lines)
 
 
+def test_reader_that_goes_away_changes_neither_result_nor_exit_code(repo: Path) -> None:
+    set_speeds(repo, toy_bag=2.5)
+    program = f"""
+        from pathlib import Path
+        from scripts import regress
+        regress.ROOT = Path({str(repo)!r})
+        raise SystemExit(regress.main(["base=HEAD"]))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=20) == 1
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors
+    assert result(repo)["exit_code"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
