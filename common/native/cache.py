@@ -45,13 +45,9 @@ def cache_folder() -> Path:
 
 @functools.lru_cache(maxsize=16)
 def _usable_folder(asked: str) -> Path:
-    if asked:
-        folder = Path(asked).expanduser().absolute()
-    else:
-        import platformdirs
-
-        folder = Path(platformdirs.user_cache_dir("mlsys21")) / "native"
+    folder = Path("~/.cache/mlsys21/native")  # as a warning names it when there is no home
     try:
+        folder = Path(asked).expanduser().absolute() if asked else _in_home()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         _refuse_foreign(folder, status)
@@ -71,6 +67,19 @@ def _usable_folder(asked: str) -> Path:
         )
         _remove_at_exit(private)
         return private
+    return folder
+
+
+def _in_home() -> Path:
+    """The user's cache folder; FileNotFoundError for a user without a home."""
+    import platformdirs
+
+    try:
+        folder = Path(platformdirs.user_cache_dir("mlsys21")) / "native"
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():  # older versions give a folder named ~ in the working directory
+        raise FileNotFoundError(errno.ENOENT, "no home folder")
     return folder
 
 

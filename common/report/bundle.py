@@ -37,7 +37,14 @@ def bundle(folder: Path | None = None) -> str:
 def cache_folder() -> Path:
     """Where the script is kept: $MLSYS21_CACHE or the user's cache folder."""
     chosen = os.environ.get("MLSYS21_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("mlsys21"))
+    if chosen:
+        return Path(chosen)
+    try:
+        folder = Path(platformdirs.user_cache_dir("mlsys21"))
+    except RuntimeError:
+        folder = Path()
+    # A user without a home keeps nothing; older versions give a folder named ~ here.
+    return folder if folder.is_absolute() else Path(os.devnull) / "mlsys21"
 
 
 def harmless(script: str) -> str:

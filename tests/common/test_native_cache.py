@@ -171,8 +171,55 @@ def test_two_threads_share_one_library(source: Path) -> None:
     assert len({id(library) for library in built}) == 1
 
 
+# The user data base of the played machine gives a home that nobody can write, or none at all.
+HOMELESS = """
+import os, pwd, sys, types
+
+def look_up(uid):
+    if sys.argv[1] == "no entry":
+        raise KeyError(uid)
+    return types.SimpleNamespace(pw_dir="/proc/nobody")
+
+pwd.getpwuid = look_up
+from common import native
+from common.report.bundle import cache_folder
+
+for text in ("3", "4"):
+    lib = native.build_source("homeless", f"EXPORT int f(void) {{ return {text}; }}")
+    assert lib.function("int32_t f(void)")() == int(text)
+try:
+    cache_folder().mkdir(parents=True)
+except OSError:
+    print(lib.path.parent)
+"""
+
+
 class TestFolder:
-    def test_no_home_gives_a_temporary_folder_and_one_warning(
+    @pytest.mark.parametrize("home", ["unwritable", "no entry"])
+    def test_no_home_gives_a_temporary_cache_and_one_warning(
+        self, tmp_path: Path, home: str
+    ) -> None:
+        homes = ("HOME", "XDG_", "MLSYS21_CACHE")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(homes)}
+        here, temporary = tmp_path / "here", tmp_path / "temporary"
+        here.mkdir()
+        temporary.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", HOMELESS, home],
+            cwd=here,
+            env={**kept, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("RuntimeWarning: native libraries cannot be kept in") == 1
+        assert "set MLSYS21_CACHE" in done.stderr
+        assert Path(done.stdout.strip()).parent == temporary
+        # Nothing stays: neither there, nor in a folder named ~ where the process stood.
+        assert list(temporary.iterdir()) == list(here.iterdir()) == []
+
+    def test_unwritable_folder_gives_a_temporary_one_and_one_warning(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLSYS21_CACHE", "/proc/mlsys21")  # nobody can create it
