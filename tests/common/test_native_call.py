@@ -232,7 +232,7 @@ def test_tensors_without_memory_are_refused(scale: native.NativeFunction) -> Non
 )
 def test_outputs_must_be_writable(scale: native.NativeFunction, make: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"'out' is written, but .*{message}"):
-        scale(np.ones(1, np.float32), make(), 1, 1.0)  # type: ignore[operator]  # the table is untyped
+        scale(np.ones(1, np.float32), make(), 1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_optional_pointers_may_be_none(lib: native.Library) -> None:
 def test_strided_pointers_skip_the_contiguity_check(lib: native.Library, make: object) -> None:
     call = lib.function("float second_row(const float* x, int64_t row_stride)", strided=["x"])
     wide = np.arange(12, dtype=np.float32).reshape(3, 4)[:, :2]
-    assert call(make(wide), 4) == 4.0  # type: ignore[operator]  # either factory
+    assert call(make(wide), 4) == 4.0
 
 
 def test_temporaries_live_through_the_call(scale: native.NativeFunction) -> None:

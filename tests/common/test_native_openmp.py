@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -101,9 +100,6 @@ def test_one_runtime_serves_torch_and_us(imports: str) -> None:
     )
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("sklearn") is None, reason="scikit-learn is no dependency of ours"
-)
 @pytest.mark.parametrize(
     "order", ["import sklearn.cluster; team()", "team(); import sklearn.cluster"]
 )
