@@ -107,12 +107,15 @@ class Context:
         low: float | None = None,
         high: float | None = None,
         fraction_of_roofline: float | None = None,
+        timed: bool = False,
         **axes: Scalar,
     ) -> None:
         """Keep one value; it is on the disk when this returns.
 
         claim: id in claims.toml the value is judged by, None for a value no claim speaks of
         low, high: its 95% interval; without one the value is exact
+        timed: the value comes from a clock, so other jobs of a parallel launcher may have
+            disturbed it; it is then marked contended
         axes: what the value belongs to, e.g. rank=32, system="ours"
 
         Raises ValueError for a number that is not finite and for a claim that does not exist or
@@ -129,6 +132,7 @@ class Context:
                 claim=claim,
                 low=low,
                 high=high,
+                contended=timed and self._contended,
                 fraction_of_roofline=fraction_of_roofline,
                 axes=axes,
             )

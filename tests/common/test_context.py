@@ -67,6 +67,18 @@ def test_record_keeps_value_interval_claim_and_axes(context: Any, records: Any) 
     ]
 
 
+@pytest.mark.parametrize("contended", [False, True])
+def test_only_times_taken_beside_other_jobs_are_contended(
+    context: Any, records: Any, contended: bool
+) -> None:
+    ctx = context(contended=contended)
+    ctx.record("toy.ours.rows", "seconds", 1.0, "s", timed=True, rank=8)
+    ctx.record("toy.ours.rows", "rows", 3, "x", rank=8)
+    time, count = records()
+    assert (time.contended, count.contended) == (contended, False)
+    assert time.axes == count.axes == {"rank": 8}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_not_finite_is_refused_by_metric(
     context: Any, records: Any, value: float
