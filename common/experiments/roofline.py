@@ -41,13 +41,17 @@ def run(settings: Settings, ctx: Context) -> None:
         _record_limits(ctx, limits)
         for level, size in machine.cache_sizes_or_typical().items():
             speed = roofline.cache_level_gbs(size, threads, settings.level_seconds)
-            ctx.record(None, "level_bandwidth", speed, "GB/s", level=level, threads=threads)
-        ctx.record(
-            None, "level_bandwidth", limits.read_gbs, "GB/s", level="memory", threads=threads
-        )
+            _record_level(ctx, level, speed, threads)
+        _record_level(ctx, "memory", limits.read_gbs, threads)
         for system, fraction in _fractions(limits, settings.peer_seconds):
             ctx.record(
-                PEER_FRACTION, "fraction_of_peak", fraction, "", system=system, threads=threads
+                PEER_FRACTION,
+                "fraction_of_peak",
+                fraction,
+                "",
+                timed=True,
+                system=system,
+                threads=threads,
             )
         if limits.contended:
             ctx.log.warning("other work runs on this machine: the limits may read low")
@@ -65,8 +69,18 @@ def _record_limits(ctx: Context, limits: Roofline) -> None:
     for metric, (value, unit) in values.items():
         if value is not None:
             ctx.record(
-                None, metric, value, unit, threads=limits.threads, contended=limits.contended
+                None,
+                metric,
+                value,
+                unit,
+                timed=True,
+                threads=limits.threads,
+                machine_busy=limits.contended,
             )
+
+
+def _record_level(ctx: Context, level: str, gbs: float, threads: int) -> None:
+    ctx.record(None, "level_bandwidth", gbs, "GB/s", timed=True, level=level, threads=threads)
 
 
 def _fractions(limits: Roofline, seconds: float) -> Iterator[tuple[str, float]]:
