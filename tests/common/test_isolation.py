@@ -171,18 +171,6 @@ def test_extra_environment_stands_before_anything_loads(toy: Any) -> None:
     assert "TOY_SETTING" not in os.environ
 
 
-def test_child_is_ready_quickly_once_the_server_runs(toy: Any) -> None:
-    waits = []
-    for n in range(1, 6):
-        job = toy.job("passes", {"n": n, "kind": "plain", "scales": []})
-        job.folder.begin(_info(job))
-        ending = isolation.run_isolated(job.experiment, job.settings, job.folder, job.options)
-        waits.append(ending.ready_seconds)
-    # The first may start the server, which loads torch: seconds. After it a fork is enough, and
-    # half a second tells a fork from an interpreter on the busiest machine.
-    assert min(waits[1:]) < 0.5
-
-
 def test_interrupt_ends_the_child_and_the_next_run_goes_on(toy: Any) -> None:
     job = toy.job("hangs", {"stubborn": False})
     with pytest.raises(Interrupted):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from common import PAPERS, claims, experiment
+from common import PAPERS, experiment
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", *PAPERS)
@@ -174,21 +174,6 @@ def test_package_is_typed_and_carries_the_project_s_version(
 ) -> None:
     assert (ROOT / package / "py.typed").is_file()
     assert importlib.import_module(package).__version__ == project["version"]
-
-
-# --- claims, experiments, configuration ----------------------------------------------------------
-
-
-@pytest.mark.parametrize("package", PAPERS)
-def test_every_claim_is_recorded_or_says_why_not(package: str) -> None:
-    recorded = {claim for entry in experiment.all_experiments().values() for claim in entry.claims}
-    for claim_id, claim in claims.load(package).items():
-        assert (claim_id in recorded) != bool(claim.not_attempted), claim_id
-
-
-def test_every_experiment_has_one_yaml_and_every_yaml_an_experiment() -> None:
-    files = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
-    assert files == set(experiment.all_experiments())
 
 
 # --- licence and citation ------------------------------------------------------------------------

@@ -86,6 +86,7 @@ def test_a_selected_configuration_is_validated_within_150_ms(suite: Any) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the first command starts sixty processes
 def test_finished_suite_resumes_within_400_ms_an_experiment(suite: Any) -> None:
     words = (sys.executable, str(suite.driver), f"results='{suite.results}'")
     _seconds(*words)
