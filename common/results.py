@@ -96,7 +96,8 @@ class Store:
     def run_list(self, latest: bool = True) -> list[Run]:
         """The runs, by experiment and start; of runs that differ in their seed only, the newest.
 
-        latest=False gives every seed's run.
+        A run that did not finish takes no finished one's place: it stands beside it while it is the
+        newer one. latest=False gives every seed's run.
         """
         runs = sorted(
             self._read(), key=lambda run: (run.info.experiment, run.info.started, run.info.key)
@@ -229,13 +230,23 @@ def _subfolders(path: Path) -> list[Path]:
 
 
 def _newest(runs: Iterable[Run]) -> list[Run]:
-    """Of runs that agree in all but seed the last; runs come in the order of their start."""
-    newest: dict[tuple[object, ...], Run] = {}
+    """Of runs that agree in all but seed the last finished one, and the last begun after it.
+
+    runs come in the order of their start.
+    """
+    finished: dict[tuple[object, ...], Run] = {}
+    unfinished: dict[tuple[object, ...], Run] = {}
     for run in runs:
         info = run.info
-        same = (info.experiment, info.profile, info.threads, info.machine_id)
-        newest[*same, canonical_json(info.settings)] = run
-    return sorted(newest.values(), key=lambda run: (run.info.experiment, run.info.started))
+        settings = canonical_json(info.settings)
+        same = (info.experiment, info.profile, info.threads, info.machine_id, settings)
+        if info.status == "ok":
+            finished[same] = run
+            unfinished.pop(same, None)
+        else:
+            unfinished[same] = run
+    newest = [*finished.values(), *unfinished.values()]
+    return sorted(newest, key=lambda run: (run.info.experiment, run.info.started))
 
 
 def _require_column(name: str, columns: tuple[str, ...]) -> None:

@@ -86,6 +86,15 @@ def test_newest_run_stands_for_those_that_differ_in_seed(tmp_path: Path) -> None
     assert values(store, latest=True) == [2.0]
 
 
+def test_unfinished_run_takes_no_finished_one_s_place(tmp_path: Path) -> None:
+    write_run(tmp_path, [record(1.0)], seed=0, day=1, status="failed")
+    write_run(tmp_path, [record(2.0)], seed=1, day=2)
+    assert [run.info.seed for run in Store(tmp_path).run_list()] == [1]
+    write_run(tmp_path, [record(3.0)], seed=2, day=3, status="timeout")
+    write_run(tmp_path, [record(4.0)], seed=3, day=4, status="failed")
+    assert [run.info.seed for run in Store(tmp_path).run_list()] == [1, 3]
+
+
 @pytest.mark.parametrize(
     "change",
     [
