@@ -43,6 +43,7 @@ _WORST_FIRST = (
     Verdict.BEATEN,
 )
 _MET = (Verdict.BEATEN, Verdict.MATCHED, Verdict.SHAPE)
+_CONTENDED = "taken while other work ran beside it"
 
 
 @attrs.frozen
@@ -51,7 +52,8 @@ class Judgement:
 
     verdict: None while nothing has been measured that could be judged
     reason:  one sentence
-    value, low, high: of the deciding record, the worst one;  ratio: its value to the paper's
+    value, low, high: of the deciding record, the worst one
+    paper:   the paper's value where that record was taken;  ratio: the record's value to it
     n_records: points (for a shape: groups) that count;  n_met: how many of them meet the criterion
     """
 
@@ -60,6 +62,7 @@ class Judgement:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    paper: PaperValue = None
     ratio: float | None = None
     n_records: int = 0
     n_met: int = 0
@@ -132,14 +135,23 @@ def _judge_values(claim: Claim, records: list[Record]) -> Judgement:
         (r for r, verdict in zip(records, verdicts, strict=True) if verdict is worst),
         key=lambda record: _goodness(claim, record),
     )
+    reason = _value_reason(claim, decider, worst, len(records), n_met) + _coverage(claim, records)
+    return _judgement(claim, decider, worst, reason, len(records), n_met)
+
+
+def _judgement(
+    claim: Claim, decider: Record, verdict: Verdict | None, reason: str, n_records: int, n_met: int
+) -> Judgement:
+    paper = claim.paper_value(decider.axes)
     return Judgement(
-        worst,
-        _value_reason(claim, decider, worst, len(records), n_met) + _coverage(claim, records),
+        verdict,
+        reason,
         decider.value,
         decider.low,
         decider.high,
-        _ratio(decider.value, claim.paper_value(decider.axes)),
-        len(records),
+        paper,
+        _ratio(decider.value, paper),
+        n_records,
         n_met,
     )
 
@@ -147,7 +159,7 @@ def _judge_values(claim: Claim, records: list[Record]) -> Judgement:
 def _verdict(claim: Claim, record: Record) -> Verdict:
     if not claim.comparable or not claim.is_judged or claim.criterion is None:
         return Verdict.INFORMATIVE
-    if record.is_timed and record.contended:
+    if record.contended:
         return Verdict.INFORMATIVE
     if record.noisy:
         return Verdict.NOISY
@@ -222,8 +234,8 @@ def _why_informative(claim: Claim, record: Record) -> str:
         return "the two are not comparable"
     if not claim.is_judged:
         return f"the paper's value is {claim.source}"
-    if record.is_timed and record.contended:
-        return "timed while other work ran beside it"
+    if record.contended:
+        return _CONTENDED
     if claim.criterion is None:
         return "the claim has no criterion"
     return "the paper gives no value here"
@@ -231,36 +243,25 @@ def _why_informative(claim: Claim, record: Record) -> str:
 
 def _judge_shape(claim: Claim, findings: list[Finding], records: list[Record]) -> Judgement:
     if not findings:
-        last = records[-1]
         reason = "the records do not yet hold two places to compare"
-        return Judgement(None, reason, last.value, last.low, last.high)
+        return _judgement(claim, records[-1], None, reason, 0, 0)
     verdicts = [_shape_verdict(claim, finding) for finding in findings]
     worst = min(verdicts, key=_WORST_FIRST.index)
     n_met = sum(verdict is Verdict.SHAPE for verdict in verdicts)
     finding = findings[verdicts.index(worst)]
     reason = finding.reason
     if worst is Verdict.INFORMATIVE:
-        why = "timed while other work ran beside it"
+        why = _CONTENDED
         if not claim.is_judged:
             why = f"the paper's result is {claim.source}"
         reason += f"; not judged: {why}"
     if len(findings) > 1:
         reason = f"{n_met} of {len(findings)} groups have the shape; the weakest: {reason}"
-    record = finding.records[-1]
-    return Judgement(
-        worst,
-        reason,
-        record.value,
-        record.low,
-        record.high,
-        _ratio(record.value, claim.paper_value(record.axes)),
-        len(findings),
-        n_met,
-    )
+    return _judgement(claim, finding.records[-1], worst, reason, len(findings), n_met)
 
 
 def _shape_verdict(claim: Claim, finding: Finding) -> Verdict:
-    if any(record.is_timed and record.contended for record in finding.records):
+    if any(record.contended for record in finding.records):
         return Verdict.INFORMATIVE
     if finding.holds:
         return Verdict.SHAPE

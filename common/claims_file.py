@@ -64,6 +64,7 @@ class Claim:
     points: tuple[Point, ...] = ()
     not_attempted: str | None = None
     note: str | None = None
+    headline: bool | None = None
 
     @property
     def package(self) -> str:
@@ -74,6 +75,13 @@ class Claim:
     def is_judged(self) -> bool:
         """Whether the paper's value was read or derived; another is shown, never judged against."""
         return self.source in ("read", "derived")
+
+    @property
+    def is_headline(self) -> bool:
+        """Whether reports open with it: as the file says, else whether an abstract makes it."""
+        if self.headline is not None:
+            return self.headline
+        return self.id.split(".")[1] == "abstract"
 
     def paper_value(self, axes: Mapping[str, Scalar]) -> PaperValue:
         """The paper's value at these axes: of the point that agrees in most axes, else `paper`."""
@@ -121,9 +129,10 @@ def _claim(table: dict[str, Any], place: str, package: str) -> Claim:
     better = _choice(table, "better", BETTER, place)
     if not isinstance(table["unit"], str):
         raise ClaimsError(f"{place}: 'unit' must be a string, got {table['unit']!r}")
-    if type(table["comparable"]) is not bool:
-        got = table["comparable"]
-        raise ClaimsError(f"{place}: 'comparable' must be true or false, got {got!r}")
+    for name in ("comparable", "headline"):
+        if name in table and type(table[name]) is not bool:
+            got = table[name]
+            raise ClaimsError(f"{place}: {name!r} must be true or false, got {got!r}")
     claim = Claim(
         id=table["id"],
         where=table["where"],
@@ -138,6 +147,7 @@ def _claim(table: dict[str, Any], place: str, package: str) -> Claim:
         points=points,
         not_attempted=table.get("not_attempted"),
         note=table.get("note"),
+        headline=table.get("headline"),
     )
     _check_together(claim, place)
     return claim

@@ -115,16 +115,16 @@ def claims_table(rows: Sequence[ClaimRow]) -> str:
 
 
 def headline_table(papers: Iterable[tuple[str, Sequence[ClaimRow]]]) -> str:
-    """The claims of the five abstracts as a Markdown table, and how many of all claims hold."""
+    """The headline claims of the papers as a Markdown table, and how many of all claims hold."""
     cells = []
     every: list[ClaimRow] = []
     for paper, rows in papers:
         every += rows
         for row in rows:
-            if row.is_headline:
+            if row.claim.is_headline:
                 cells.append((f"`{paper}`", row.label, row.paper, _here(row), row.word))
     counts = ", ".join(f"{number} {word}" for word, number in count(every).items())
-    table = _markdown(("package", "claim of the abstract", "paper", "here", "verdict"), cells)
+    table = _markdown(("package", "headline claim", "paper", "here", "verdict"), cells)
     return f"{table}\nAll {len(every)} claims: {counts}. {_measured_by(every)}"
 
 

@@ -11,6 +11,7 @@ import attrs
 from common import PAPERS
 from common.claims import Claim, Judgement, judge
 from common.claims import load as load_claims
+from common.criteria import ends
 from common.experiment import Experiment, all_experiments
 from common.record import Record
 from common.report import wording
@@ -22,7 +23,7 @@ NOT_MEASURED = "not measured"
 #: Verdict words that settle a claim one way or the other.
 DECIDED = (*HOLDS, "missed")
 
-_HEADLINES = 4
+_HEADLINES = 5
 
 
 @attrs.frozen
@@ -47,11 +48,6 @@ class ClaimRow:
     def is_measured(self) -> bool:
         """Whether there is a value to show."""
         return self.judgement is not None and self.judgement.value is not None
-
-    @property
-    def is_headline(self) -> bool:
-        """Whether the paper's abstract makes the claim."""
-        return self.claim.id.split(".")[1:2] == ["abstract"]
 
     @property
     def is_remembered(self) -> bool:
@@ -83,17 +79,12 @@ class ClaimRow:
         Of a claim with points: that of the deciding one, their range while nothing is measured.
         """
         found = self.judgement
-        if found is not None and found.value is not None and found.ratio:
-            decider = found.value / found.ratio
-            for point in self.claim.points:
-                if any(math.isclose(decider, end, rel_tol=1e-9) for end in _ends(point.value)):
-                    return wording.paper_value(point.value, self.claim.unit)
-        if self.claim.points and self.claim.paper is None:
-            ends = [end for point in self.claim.points for end in _ends(point.value)]
-            low, high = min(ends), max(ends)
+        value = self.claim.paper if found is None or found.paper is None else found.paper
+        if value is None and self.claim.points:
+            limits = [end for point in self.claim.points for end in ends(point.value)]
+            low, high = min(limits), max(limits)
             value = (low, high) if low < high else low
-            return wording.paper_value(value, self.claim.unit)
-        return wording.paper_value(self.claim.paper, self.claim.unit)
+        return wording.paper_value(value, self.claim.unit)
 
     @property
     def criterion(self) -> str:
@@ -144,19 +135,17 @@ class ClaimRow:
         if value <= 0:
             return None
         low, high = (value if end is None else end for end in (found.low, found.high))
-        if isinstance(self.claim.paper, tuple) and not self.claim.points:
-            if min(self.claim.paper) <= 0:
-                return None
-            centre = math.sqrt(self.claim.paper[0] * self.claim.paper[1])
-            paper = (self.claim.paper[0] / centre, self.claim.paper[1] / centre)
-        else:
-            centre, paper = value / found.ratio, (1.0, 1.0)
+        assert found.paper is not None  # there is a ratio to it
+        paper = ends(found.paper)
+        if paper[0] <= 0:
+            return None
+        centre = math.sqrt(paper[0] * paper[1])
         return RatioBar(
             ratio=found.ratio,
             value=_place(value / centre),
             low=_place(low / centre),
             high=_place(high / centre),
-            paper=(_place(paper[0]), _place(paper[1])),
+            paper=(_place(paper[0] / centre), _place(paper[1] / centre)),
         )
 
 
@@ -204,9 +193,11 @@ class Package:
 
     @property
     def headlines(self) -> tuple[ClaimRow, ...]:
-        """Up to four claims of the abstract, measured ones first."""
-        chosen = [row for row in self.claims if row.is_headline] or list(self.claims)
-        return tuple(sorted(chosen, key=lambda row: not row.is_measured)[:_HEADLINES])
+        """Up to five headline claims, measured ones first; those marked so are cut last."""
+        chosen = [row for row in self.claims if row.claim.is_headline] or list(self.claims)
+        by_weight = sorted(chosen, key=lambda row: (not row.is_measured, not row.claim.headline))
+        kept = sorted(by_weight[:_HEADLINES], key=chosen.index)
+        return tuple(sorted(kept, key=lambda row: not row.is_measured))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -440,7 +431,3 @@ def _place(ratio: float) -> float:
     if ratio <= 0:
         return 0.0
     return min(1.0, max(0.0, 0.5 + math.log(ratio) / math.log(4)))
-
-
-def _ends(value: float | tuple[float, float]) -> tuple[float, float]:
-    return value if isinstance(value, tuple) else (value, value)

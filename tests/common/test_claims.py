@@ -195,10 +195,11 @@ def test_value_that_must_not_be_judged_is_informative(
     assert (found.value, found.n_met) == (value, 0)
 
 
-def test_time_taken_beside_other_work_is_informative() -> None:
-    assert verdict(make_claim(), make_record(9.0, rounds=20, contended=True)) is INFORMATIVE
-    # A count does not depend on what else ran.
-    assert verdict(make_claim(), make_record(9.0, contended=True)) is BEATEN
+@pytest.mark.parametrize("rounds", [20, None])
+def test_value_taken_beside_other_work_is_informative(rounds: int | None) -> None:
+    found = judge(make_claim(), [make_record(9.0, rounds=rounds, contended=True)])
+    assert found.verdict is INFORMATIVE
+    assert found.reason.endswith("not judged: taken while other work ran beside it")
 
 
 @pytest.mark.parametrize("value", [0.1, 3.0, 100.0])
@@ -428,7 +429,7 @@ def test_shape_over_noisy_or_contended_records_is_not_there() -> None:
     assert verdict(claim, first, attrs.evolve(last, noisy=True)) is NOISY
     middle = make_record(1.5, noisy=True, axes={"rank": 0.5})
     assert verdict(claim, first, middle, last) is NOISY
-    contended = attrs.evolve(last, rounds=20, contended=True)
+    contended = attrs.evolve(last, contended=True)
     assert verdict(claim, first, contended) is INFORMATIVE
 
 
@@ -439,6 +440,16 @@ def test_groups_of_a_shape_are_counted() -> None:
     assert found.reason == (
         "1 of 2 groups have the shape; the weakest: values do not rise from rank 0 to 1"
     )
+
+
+def test_judgement_holds_the_paper_value_of_the_deciding_point() -> None:
+    points = (Point({"rank": 8}, 4.0), Point({"rank": 16}, (2.0, 2.5)))
+    records = [make_record(3.0, axes={"rank": 8}), make_record(1.0, axes={"rank": 16})]
+    claim = make_claim(points=points, criterion=Ratio(0.5))
+    assert judge(claim, records).paper == (2.0, 2.5)
+    assert judge(claim, records[:1]).paper == 4.0
+    assert judge(attrs.evolve(claim, criterion=Trend("rank", -1)), records).paper == (2.0, 2.5)
+    assert judge(make_claim(paper=None, criterion=Band(0.0, 9.0)), records[:1]).paper is None
 
 
 # --- load and find

@@ -69,6 +69,21 @@ def test_optional_fields_may_be_left_out(tmp_path: Path) -> None:
     assert (claim.paper, claim.criterion, claim.points) == (None, None, ())
 
 
+@pytest.mark.parametrize(
+    ("claim_id", "marked", "expected"),
+    [
+        ("toy.abstract.x", None, True),
+        ("toy.ours.x", None, False),
+        ("toy.abstract.x", "false", False),
+        ("toy.ours.x", "true", True),
+    ],
+)
+def test_headlines_are_of_the_abstract_unless_the_file_says_otherwise(
+    tmp_path: Path, claim_id: str, marked: str | None, expected: bool
+) -> None:
+    assert only(tmp_path, text(id=f'"{claim_id}"', headline=marked)).is_headline is expected
+
+
 def test_range_of_the_paper_is_a_pair(tmp_path: Path) -> None:
     assert only(tmp_path, text(paper="[4, 221]")).paper == (4.0, 221.0)
 
@@ -136,6 +151,7 @@ POINT = "[[claim.points]]\n"
         (text(better='"more"'), "'better' must be one of higher, lower, equal, got 'more'"),
         (text(source='"guess"'), "'source' must be one of read, derived, remembered, unknown"),
         (text(comparable="1"), "'comparable' must be true or false, got 1"),
+        (text(headline='"yes"'), "'headline' must be true or false, got 'yes'"),
         (text(setting='""'), "'setting' must be a string that says something"),
         (text(unit="1"), "'unit' must be a string, got 1"),
         (text(not_attempted="true"), "'not_attempted' must be a string"),

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import pytest
 
-from common.claims import Claim
+from common.claims import Claim, Point
 from common.record import Record
 from common.report.summary import NOT_MEASURED, ClaimRow, build, judge_all
 from common.results import ResultsWarning
@@ -83,9 +83,31 @@ def test_headlines_are_of_the_abstract_and_measured_first(five_papers: Any) -> N
     summary = build(five_papers.store, **five_papers.known)
     for paper in summary.papers:
         measured = [row.is_measured for row in paper.headlines]
-        assert 1 <= len(paper.headlines) <= 4
-        assert all(row.is_headline for row in paper.headlines)
+        assert 1 <= len(paper.headlines) <= 5
+        assert all(row.claim.is_headline for row in paper.headlines)
         assert measured == sorted(measured, reverse=True)
+
+
+def test_a_claim_marked_as_headline_is_not_cut(sample: Any) -> None:
+    kernel = sample.claims[KERNEL]
+    claims = [attrs.evolve(kernel, id=f"ttrec.abstract.a{n}") for n in range(6)]
+    claims.append(attrs.evolve(kernel, id="ttrec.ours.marked", headline=True))
+    claims.append(attrs.evolve(kernel, id="ttrec.ours.unmarked"))
+    papers = build(sample.store, claims={claim.id: claim for claim in claims}).papers
+    (ttrec,) = [paper for paper in papers if paper.name == "ttrec"]
+    assert [row.label for row in ttrec.headlines] == ["a0", "a1", "a2", "a3", "marked"]
+    assert len(ttrec.claims) == 8
+
+
+@pytest.mark.parametrize("change", [{"profile": "full"}, {"seed": 1}])
+def test_a_failed_newer_run_stands_beside_the_one_that_is_judged(
+    sample: Any, change: dict[str, Any]
+) -> None:
+    sample.run("ttrec_kernels", [speedup(4.0)], started="2026-03-01T00:00:00+00:00")
+    sample.run("ttrec_kernels", [], status="timeout", started="2026-03-02T00:00:00+00:00", **change)
+    summary = build(sample.store, **sample.known)
+    assert row_of(summary).word == "beaten"
+    assert [run.info.status for run in summary.failures] == ["timeout"]
 
 
 def test_remembered_values_are_shown_and_not_judged(five_papers: Any) -> None:
@@ -197,3 +219,18 @@ def test_of_several_points_the_weakest_stands_beside_its_own_paper_value(sample:
     assert row.word == "missed"
     assert row.paper == "187×"  # noqa: RUF001  the sign a reader sees
     assert row.among == "weakest of 2"
+
+
+def test_a_value_of_zero_keeps_the_paper_value_of_its_point(sample: Any) -> None:
+    claim = sample.claims["ttrec.fig.kaggle_ratio"]
+    axes = {"tables": 7, "rank": 16}
+    row = judged(claim, Record(claim.metric, 0.0, claim.unit, claim=claim.id, axes=axes))
+    assert row.paper == "187×"  # noqa: RUF001  the sign a reader sees
+    assert row.ratio_bar is None
+
+
+def test_ratio_bar_shows_the_range_of_a_point(sample: Any) -> None:
+    claim = attrs.evolve(sample.claims[KERNEL], paper=None, points=(Point({"rank": 8}, (2, 4)),))
+    bar = judged(claim, speedup(3.0, axes={"rank": 8})).ratio_bar
+    assert bar is not None
+    assert bar.paper[0] < bar.value < bar.paper[1]
