@@ -152,10 +152,7 @@ def quantity(
             axis["values"] = list(ticks)
         scale = alt.Scale(zero=False) if kind is alt.X else alt.Scale(nice=True)
         return kind(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(**axis))
-    flat = values.to_numpy(dtype=float).ravel().tolist()
-    known = [value for value in flat if not math.isnan(value)]
-    known += [include] if include is not None and known else []
-    low, high = log_domain(known)
+    low, high = log_domain(values, include)
     axis["values"] = list(ticks) if ticks is not None else log_ticks(low, high)
     return kind(
         f"{field}:Q",
@@ -165,11 +162,17 @@ def quantity(
     )
 
 
-def log_domain(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of a log axis: the values with a twentieth of their span on either side."""
-    if not values:
+def log_domain(values: pd.DataFrame, include: float | None = None) -> tuple[float, float]:
+    """The ends of a log axis: the values with a twentieth of their span on either side.
+
+    Raises ValueError for values that are not above 0.
+    """
+    flat = values.to_numpy(dtype=float).ravel().tolist()
+    known = [value for value in flat if not math.isnan(value)]
+    if not known:
         return 0.1, 10.0
-    low, high = min(values), max(values)
+    known += [] if include is None else [include]
+    low, high = min(known), max(known)
     if low <= 0:
         raise ValueError(f"a log axis needs values above 0, got {low:g}")
     room = max((high / low) ** 0.05, 1.12)

@@ -7,7 +7,7 @@ error bars, the paper's values are hollow markers, and a comparison that did not
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import altair as alt
 import attrs
@@ -22,6 +22,7 @@ from common.report.chart_marks import (
     channel,
     finish,
     intervals,
+    log_domain,
     log_ticks,
     markers,
     panels,
@@ -55,11 +56,6 @@ class Chart:
         if spec.get("width") == "container":
             spec["width"] = width
         return str(vl_convert.vegalite_to_svg(spec))
-
-
-def custom(title: str, caption: str, chart: Any, rows: pd.DataFrame) -> Chart:
-    """Wrap an Altair chart of your own; a single view is made as wide as its place."""
-    return Chart(title, caption, finish(chart), rows.reset_index(drop=True))
 
 
 def paper_rows(claim: "Claim") -> pd.DataFrame:
@@ -99,7 +95,8 @@ def bars(
 ) -> Chart:
     """Draw a bar per category `x` and system, lying flat so that names fit on a narrow screen.
 
-    Bars of a ratio (unit "x") on a log axis grow from 1, so that slower points the other way.
+    On a log axis bars of a ratio (unit "x") grow from 1, so that slower points the other way;
+    others grow from the axis's lower end, since there is no 0.
     """
     data, looks = gather(rows, x, y, color, column, paper)
     ratio = is_ratio(data)
@@ -108,7 +105,7 @@ def bars(
     value = quantity(alt.X, "value", shown, value_title, log_y, include=1.0 if ratio else None)
     if not log_y:
         value = value.scale(zero=True)
-    data["base"] = (1.0 if ratio else value.scale.domain[0]) if log_y else 0.0
+    data["base"] = (1.0 if ratio else log_domain(shown)[0]) if log_y else 0.0
     systems = list(dict.fromkeys(data[SYSTEM]))
     place: dict[str, Any] = {
         "y": alt.Y(
@@ -140,33 +137,32 @@ def bars(
     return Chart(title, caption, finish(panels(layers, data, column, height)), public(data))
 
 
+class XYOptions(TypedDict, total=False):
+    """What lines and points are told beyond their rows, x and words.
+
+    y:                column of the values (value)
+    color:            column that names the system (axis.system)
+    x_title, y_title: in place of the column's and the metric's name
+    log_x, log_y:     logarithmic axes
+    column:           column with a panel for each of its values
+    paper:            the paper's values, as paper_rows gives them
+    """
+
+    y: str
+    color: str
+    x_title: str | None
+    y_title: str | None
+    log_x: bool
+    log_y: bool
+    column: str | None
+    paper: pd.DataFrame | None
+
+
 def lines(
-    rows: pd.DataFrame,
-    x: str,
-    title: str,
-    caption: str,
-    *,
-    y: str = "value",
-    color: str = "axis.system",
-    x_title: str | None = None,
-    y_title: str | None = None,
-    log_x: bool = False,
-    log_y: bool = False,
-    column: str | None = None,
-    paper: pd.DataFrame | None = None,
+    rows: pd.DataFrame, x: str, title: str, caption: str, **options: Unpack[XYOptions]
 ) -> Chart:
     """Draw a line per system over `x` with a marker and an interval at every value."""
-    data, looks = gather(rows, x, y, color, column, paper)
-    layers = xy_layers(
-        data,
-        looks,
-        x_title=x_title or short(x),
-        y_title=y_title,
-        log_x=log_x,
-        log_y=log_y,
-        joined=True,
-    )
-    return Chart(title, caption, finish(panels(layers, data, column, HEIGHT)), public(data))
+    return _xy(rows, x, title, caption, joined=True, **options)
 
 
 def points(
@@ -175,6 +171,25 @@ def points(
     title: str,
     caption: str,
     *,
+    diagonal: bool = False,
+    **options: Unpack[XYOptions],
+) -> Chart:
+    """Draw a marker per row; `diagonal` adds the line y = x (predicted against measured).
+
+    Above 600 rows an even sample is drawn and the caption says so.
+    """
+    kept, note = thin(rows, MAX_MARKS)
+    return _xy(kept, x, title, caption + note, joined=False, diagonal=diagonal, **options)
+
+
+def _xy(
+    rows: pd.DataFrame,
+    x: str,
+    title: str,
+    caption: str,
+    *,
+    joined: bool,
+    diagonal: bool = False,
     y: str = "value",
     color: str = "axis.system",
     x_title: str | None = None,
@@ -183,14 +198,8 @@ def points(
     log_y: bool = False,
     column: str | None = None,
     paper: pd.DataFrame | None = None,
-    diagonal: bool = False,
 ) -> Chart:
-    """Draw a marker per row; `diagonal` adds the line y = x (predicted against measured).
-
-    Above 600 rows an even sample is drawn and the caption says so.
-    """
-    kept, note = thin(rows, MAX_MARKS)
-    data, looks = gather(kept, x, y, color, column, paper)
+    data, looks = gather(rows, x, y, color, column, paper)
     layers = xy_layers(
         data,
         looks,
@@ -198,7 +207,7 @@ def points(
         y_title=y_title,
         log_x=log_x,
         log_y=log_y,
-        joined=False,
+        joined=joined,
         rule=not diagonal,
     )
     if diagonal:
@@ -207,7 +216,7 @@ def points(
         line = alt.Chart(alt.InlineData(values=corner)).mark_line(strokeDash=[4, 4])
         encoded = line.encode(x="x:Q", y="value:Q", stroke=alt.value("#7d8791"))
         layers.insert(0, encoded)
-    return Chart(title, caption + note, finish(panels(layers, data, column, HEIGHT)), public(data))
+    return Chart(title, caption, finish(panels(layers, data, column, HEIGHT)), public(data))
 
 
 def density(

@@ -201,6 +201,20 @@ def test_log_axes_say_so_with_their_unit() -> None:
     )
 
 
+def test_log_bars_of_a_quantity_grow_from_the_end_of_their_axis() -> None:
+    chart = charts.bars(speedups(unit="ms"), "axis.rank", "t", "c", log_y=True)
+    assert marks(chart) == 6
+    bar = next(layer for layer in chart.spec["layer"] if layer["mark"]["type"] == "bar")
+    start = bar["encoding"]["x"]["scale"]["domain"][0]
+    assert 0 < start < min(row["low"] for row in values(chart))
+    assert {row["base"] for row in values(chart)} == {start}
+
+
+def test_log_bars_of_a_ratio_grow_from_1() -> None:
+    chart = charts.bars(speedups(), "axis.rank", "t", "c", log_y=True)
+    assert {row["base"] for row in values(chart)} == {1}
+
+
 def test_many_points_are_thinned_and_the_caption_says_so() -> None:
     rows = pd.DataFrame({"axis.n": range(5000), "value": range(5000), "metric": "m", "unit": "s"})
     chart = charts.points(rows, "axis.n", "t", "All of them.")
