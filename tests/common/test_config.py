@@ -1,7 +1,9 @@
 """Every shipped configuration composes, and a bad one is explained before anything runs."""
 
+import copy
 import json
 import os
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,12 @@ from typing import Any
 import attrs
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
 
 from common.config import PROFILES, Plan, Session, select, usable_memory_gb
 from common.experiment import PACKAGES, Experiment, all_experiments
 from common.record import canonical_json
-from common.validation import ConfigError, nearest_first, validator_text
+from common.validation import LAUNCHERS, ConfigError, nearest_first, validator_text
 
 SHIPPED = all_experiments(PACKAGES)
 YAML_FILES = sorted((Path(__file__).parents[2] / "configs" / "experiment").glob("*.yaml"))
@@ -78,6 +81,53 @@ def test_quick_values_are_those_of_the_snapshot(shipped: Session) -> None:
         SNAPSHOT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
         pytest.fail(f"{SNAPSHOT.name} is written; run the test again without the variable")
     assert json.loads(SNAPSHOT.read_text()) == found
+
+
+# --- machines ---
+
+#: What the launchers declare of the fields that configs/machine sets.
+LAUNCHER_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "slurm": (
+        "submitit_slurm",
+        {"timeout_min": 60, "cpus_per_task": None, "additional_parameters": {}},
+    ),
+    "ray": ("ray", {"ray": {"init": {}, "remote": {}}}),
+}
+
+
+@pytest.mark.parametrize(("machine", "contended"), [("slurm", False), ("ray", True)])
+def test_machine_composes_with_its_launcher(
+    shipped: Session, monkeypatch: pytest.MonkeyPatch, machine: str, contended: bool
+) -> None:
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
+    name, fields = LAUNCHER_FIELDS[machine]
+    store.store(group="hydra/launcher", name=name, node={"_target_": name, **fields})
+    experiment = SHIPPED["common_noise"]
+    config = shipped.compose(experiment, [f"machine={machine}"], with_hydra=True)
+    launcher = config.hydra.launcher
+    assert launcher._target_ == name
+    assert config.contended is contended
+    if machine == "slurm":
+        assert launcher.timeout_min == 24 * 60
+        assert launcher.additional_parameters == {"exclusive": ""}
+
+
+@pytest.mark.parametrize("machine", LAUNCHERS)
+def test_machine_names_the_extra_that_brings_its_launcher(machine: str) -> None:
+    module, extra = LAUNCHERS[machine]
+    distribution = module.rpartition(".")[2].replace("_", "-")
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    required = pyproject["project"]["optional-dependencies"][extra]
+    assert [line.split("==")[0] for line in required] == [distribution]
+
+
+def test_every_machine_is_local_or_has_a_launcher() -> None:
+    folder = Path(__file__).parents[2] / "configs" / "machine"
+    assert {path.stem for path in folder.glob("*.yaml")} == {"local", *LAUNCHERS}
+
+
+# --- command lines ---
 
 
 def test_values_follow_the_profile(plan: Any) -> None:
