@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+
+from common import files
 
 if TYPE_CHECKING:
     from common.record import Record
@@ -62,8 +63,6 @@ class Cells:
         self._open: list[list[Record]] = []
         self._captured: dict[Path, Callable[..., Any]] = {}
         self._of_this_run: set[Path] = set()
-        self.n_computed = 0
-        self.n_reused = 0
 
     def get(self, fn: Callable[..., T], params: Mapping[str, Any]) -> T:
         """The kept value of fn(**params), computed and kept if there is none."""
@@ -72,7 +71,6 @@ class Cells:
         if cell is not None:
             from common.record import Record
 
-            self.n_reused += 1
             for line in cell.records:
                 self._replay(Record.from_json(line))
             value: T = cell.value
@@ -82,7 +80,6 @@ class Cells:
             value = fn(**params)
         finally:
             records = self._open.pop()
-        self.n_computed += 1
         self._store(path, Cell(value, tuple(r.to_json() for r in records), dict(self._sources())))
         return value
 
@@ -133,9 +130,6 @@ class Cells:
         import joblib
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        joblib.dump(cell, beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with files.replacing(path) as beside:
+            joblib.dump(cell, beside)
         self._of_this_run.add(path)

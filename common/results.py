@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import os
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from common import extras
+from common import extras, files
 from common.record import (
     Record,
     ResultsError,
@@ -167,15 +166,11 @@ class Store:
         }
         if path.suffix not in writers:
             raise ValueError(f"an export must end in {', '.join(writers)}, got {path.name!r}")
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            writers[path.suffix](temporary)
-            temporary.replace(path)
+            with files.replacing(path) as beside:
+                writers[path.suffix](beside)
         except OSError as problem:
             raise ResultsError(f"cannot write {path}: {problem.strerror or problem}") from problem
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
     def _export_jsonl(self, file: Path) -> None:
         with file.open("w") as out:

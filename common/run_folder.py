@@ -19,6 +19,7 @@ import attrs
 import filelock
 import yaml
 
+from common import files
 from common.record import Record, ResultsError, RunInfo, canonical_json
 
 
@@ -74,14 +75,16 @@ class RunFolder:
         """
         with _naming(self.path, "write"):
             self.cells.mkdir(parents=True, exist_ok=True)
-            for stale in self.path.glob("*.tmp"):  # left by a killed run; the lock is ours
+            for stale in self.path.rglob("*.tmp"):  # left by a killed run; the lock is ours
                 stale.unlink(missing_ok=True)
         settings = yaml.safe_dump(json.loads(canonical_json(info.settings)), sort_keys=True)
         self._replace(self.path / "settings.yaml", settings)
-        new_run = self._write_beside(self._run, info.to_json())
-        with _naming(self._records, "write"), self._records.open("wb") as file:
-            os.fsync(file.fileno())
-        self._put_in_place(new_run, self._run)
+        with _naming(self._run, "write"), files.replacing(self._run) as new_run:
+            new_run.write_text(info.to_json())
+            files.sync(new_run)
+            with _naming(self._records, "write"):
+                self._records.write_bytes(b"")
+                files.sync(self._records)
 
     def append(self, record: Record) -> None:
         """Add a record; it is on the disk on return. Safe from several processes and threads.
@@ -213,33 +216,8 @@ class RunFolder:
         return records
 
     def _replace(self, path: Path, text: str) -> None:
-        self._put_in_place(self._write_beside(path, text), path)
-
-    def _write_beside(self, path: Path, text: str) -> Path:
-        """Write text to a temporary file in path's folder and sync it."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         with _naming(path, "write"):
-            try:
-                with temporary.open("wb") as file:
-                    file.write(text.encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
-        return temporary
-
-    def _put_in_place(self, temporary: Path, path: Path) -> None:
-        with _naming(path, "write"):
-            temporary.replace(path)
-            fd = os.open(path.parent, os.O_RDONLY)
-            try:
-                # The rename itself must outlive a power cut; some network file systems refuse.
-                with contextlib.suppress(OSError):
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
+            files.write_whole(path, text)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ this machine's (x86-64-v3), MLSYS21_SANITIZE a list of sanitizers (address,undef
 the compilers.
 """
 
+from common.cache_folder import cache_folder
 from common.native import openmp
 from common.native.build import Recipe, build, build_many, build_source
-from common.native.cache import cache_folder, prune
+from common.native.cache import prune
 from common.native.call import NativeFunction
 from common.native.errors import CompilerNotFound, NativeBuildError
 from common.native.library import Library, loaded_sources

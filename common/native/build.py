@@ -17,6 +17,8 @@ from pathlib import Path
 
 import attrs
 
+from common import files
+from common.cache_folder import cache_folder
 from common.native import cache, library, openmp, prototype, target
 from common.native.errors import NativeBuildError
 from common.native.library import Library
@@ -163,7 +165,7 @@ def _build_or_error(recipe: Recipe) -> Library | NativeBuildError:
 
 
 def _build(recipe: Recipe) -> Library:
-    folder = cache.cache_folder()
+    folder = cache_folder()
     sources = recipe.sources if recipe.text is None else (_kept_text(recipe, folder),)
     while True:
         plan = _plan(recipe, sources)
@@ -296,7 +298,7 @@ def _kept_text(recipe: Recipe, folder: Path) -> Path:
     suffix = ".c" if recipe.language == "c" else ".cpp"
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.{recipe.name}{suffix}"
     if not path.exists():
-        cache.write_whole(path, text)
+        files.write_whole(path, text)
     return path
 
 

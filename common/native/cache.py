@@ -9,15 +9,12 @@ in place, and `.lock` files never removed, since a process may hold or have mapp
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import functools
 import hashlib
 import json
 import os
 import re
 import shutil
-import stat
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,87 +23,14 @@ from typing import Any
 
 import attrs
 
+from common import files
+from common.cache_folder import cache_folder
+
 _NETWORK = re.compile(
     r"nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|afs|9p|fuse\.sshfs|pvfs|orangefs"
 )
 _KEY = re.compile(r"[0-9a-f]{32}")  # others keep small files of their own in the same folder
 _ABANDONED_S = 86400.0  # a build folder this old belongs to no living compiler
-
-
-def cache_folder() -> Path:
-    """The folder libraries are kept in: $MLSYS21_CACHE, else the user's cache folder.
-
-    Created with access for its owner alone. If it cannot be written, a temporary folder of this
-    process serves instead, after one warning. Raises PermissionError if the folder belongs to
-    another user or everyone may write to it, since whoever can write there runs code here.
-    """
-    return _usable_folder(os.environ.get("MLSYS21_CACHE", ""))
-
-
-@functools.lru_cache(maxsize=16)
-def _usable_folder(asked: str) -> Path:
-    folder = Path("~/.cache/mlsys21/native")  # as a warning names it when there is no home
-    try:
-        folder = Path(asked).expanduser().absolute() if asked else _in_home()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        _refuse_foreign(folder, status)
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except _ForeignFolder:
-        raise
-    except OSError as error:
-        import tempfile
-
-        private = Path(tempfile.mkdtemp(prefix="mlsys21-native-"))
-        warnings.warn(
-            f"native libraries cannot be kept in {folder} ({error.strerror}); they are built anew "
-            f"for this process in {private}: set MLSYS21_CACHE to a writable folder",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        _remove_at_exit(private)
-        return private
-    return folder
-
-
-def _in_home() -> Path:
-    """The user's cache folder; FileNotFoundError for a user without a home."""
-    import platformdirs
-
-    try:
-        folder = Path(platformdirs.user_cache_dir("mlsys21")) / "native"
-    except RuntimeError:
-        folder = Path()
-    if not folder.is_absolute():  # older versions give a folder named ~ in the working directory
-        raise FileNotFoundError(errno.ENOENT, "no home folder")
-    return folder
-
-
-class _ForeignFolder(PermissionError):
-    pass
-
-
-def _refuse_foreign(folder: Path, status: os.stat_result) -> None:
-    if status.st_uid != os.geteuid():
-        raise _ForeignFolder(
-            f"{folder} belongs to user {status.st_uid}, not to {os.geteuid()}: "
-            "set MLSYS21_CACHE to a folder of your own"
-        )
-    if status.st_mode & stat.S_IWOTH:
-        raise _ForeignFolder(f"everyone may write to {folder}: chmod 700 it, or set MLSYS21_CACHE")
-
-
-def _remove_at_exit(folder: Path) -> None:
-    import atexit
-
-    owner = os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:  # a forked child must not take it from its parent
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
 
 
 def _remove(path: Path) -> None:
@@ -172,24 +96,8 @@ def commit(folder: Path, key: str, built: Path, facts: dict[str, Any]) -> Entry:
     library = folder / f"{key}.{digest[:8]}.so"
     built.replace(library)
     facts = {"name": library.name, "size": len(content), "sha256": digest, **facts}
-    write_whole(folder / f"{key}.json", json.dumps(facts, indent=1))
+    files.write_whole(folder / f"{key}.json", json.dumps(facts, indent=1))
     return Entry(library, facts)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that readers see all of it or nothing."""
-    import tempfile
-
-    handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from common import claims as claims_module
-from common import extras
+from common import extras, files
 from common.claims import Claim
 from common.experiment import Experiment, all_experiments
 from common.report import wording
@@ -53,13 +53,8 @@ def write(
         for row in package.experiments
     }
     html = render(summary, drawn, folder=path.parent)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_whole(path, html)
     return path
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from common import native
+from common.cache_folder import _usable_folder
 from common.native import cache as native_cache
 
 ROOT = Path(native_cache.__file__).parents[2]
@@ -182,15 +183,13 @@ def look_up(uid):
 
 pwd.getpwuid = look_up
 from common import native
-from common.report.bundle import cache_folder
+from common.cache_folder import cache_folder
 
 for text in ("3", "4"):
     lib = native.build_source("homeless", f"EXPORT int f(void) {{ return {text}; }}")
     assert lib.function("int32_t f(void)")() == int(text)
-try:
-    cache_folder().mkdir(parents=True)
-except OSError:
-    print(lib.path.parent)
+assert cache_folder() == lib.path.parent
+print(lib.path.parent)
 """
 
 
@@ -283,11 +282,11 @@ class TestFolder:
     ) -> None:
         monkeypatch.delenv("MLSYS21_CACHE")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        native_cache._usable_folder.cache_clear()  # what it found for this session's own home
+        _usable_folder.cache_clear()  # what it found for this session's own home
         try:
             assert native.cache_folder() == tmp_path / "mlsys21" / "native"
         finally:
-            native_cache._usable_folder.cache_clear()
+            _usable_folder.cache_clear()
 
 
 @pytest.fixture

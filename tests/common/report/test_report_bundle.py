@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from common import extras
-from common.report import bundle as bundle_module
+from common.cache_folder import cache_folder
 from common.report.bundle import bundle, harmless
 
 
@@ -59,11 +59,24 @@ def test_nothing_in_it_ends_the_script_element(fake: list[int], tmp_path: Path) 
     assert "<!--" not in text
 
 
-def test_cache_folder_follows_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MLSYS21_CACHE", str(tmp_path))
-    assert bundle_module.cache_folder() == tmp_path
-    monkeypatch.delenv("MLSYS21_CACHE")
-    assert bundle_module.cache_folder() != tmp_path
+def test_it_is_kept_beside_the_kernels(
+    fake: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLSYS21_CACHE", str(tmp_path / "cache"))
+    bundle()
+    assert [path.name for path in cache_folder().iterdir()] == ["vega-bundle-9.9.js"]
+    assert cache_folder() == tmp_path / "cache"
+
+
+def test_a_script_from_a_folder_others_may_write_to_is_refused(
+    fake: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setenv("MLSYS21_CACHE", str(folder))
+    with pytest.raises(PermissionError, match="everyone may write to"):
+        bundle()
 
 
 @pytest.mark.parametrize(

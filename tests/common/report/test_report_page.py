@@ -354,7 +354,7 @@ def test_page_is_replaced_whole(sample: Any, monkeypatch: pytest.MonkeyPatch) ->
     def full(self: Path, *arguments: Any, **named: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         page.write(sample.store, path, **sample.known)
     assert path.read_text() == "the old page"
