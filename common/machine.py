@@ -103,11 +103,7 @@ def fingerprint() -> Machine:
         torch=_probe(lambda: _version("torch")),
         numpy=_probe(lambda: _version("numpy")),
         compiler=_probe(_compiler),
-        governor=_probe(
-            lambda: (
-                Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
-            )
-        ),
+        governor=_probe(_governor),
         blas=_probe(_blas),
         openmp=_probe(_openmp),
         environment=speed_variables(),
@@ -208,8 +204,8 @@ def _ram_gb() -> float:
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 2)
 
 
-def _governor() -> str:
-    return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+def _governor(cpu_folder: Path = Path("/sys/devices/system/cpu/cpu0")) -> str:
+    return (cpu_folder / "cpufreq/scaling_governor").read_text().strip()
 
 
 def _gpu() -> str | None:

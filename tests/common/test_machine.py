@@ -50,6 +50,36 @@ def test_id_is_the_same_before_and_after_loading_libraries() -> None:
     assert after.blas
 
 
+@pytest.mark.parametrize(
+    ("probe", "field", "value"),
+    [
+        ("_cpu_model", "cpu", "some processor"),
+        ("_isa", "isa", ("avx2",)),
+        ("cpu_quota", "cpu_quota", 0.75),
+        ("cache_bytes", "cache_bytes", {"L2": 5}),
+        ("_ram_gb", "ram_gb", 3.0),
+        ("_gpu", "gpu", "some accelerator"),
+        ("_compiler", "compiler", "some compiler"),
+        ("_governor", "governor", "powersave"),
+        ("_blas", "blas", ("some library",)),
+        ("_openmp", "openmp", ("some runtime",)),
+        ("_steal_share", "steal_share", 0.25),
+    ],
+)
+def test_what_a_probe_reads_is_what_the_fingerprint_shows(
+    monkeypatch: pytest.MonkeyPatch, probe: str, field: str, value: object
+) -> None:
+    monkeypatch.setattr(machine, probe, lambda: value)
+    assert getattr(fingerprint(), field) == value
+
+
+def test_governor_is_that_of_the_first_core(tmp_path: Path) -> None:
+    folder = tmp_path / "cpufreq"
+    folder.mkdir()
+    (folder / "scaling_governor").write_text("schedutil\n")
+    assert machine._governor(tmp_path) == "schedutil"
+
+
 def test_a_probe_that_fails_leaves_null(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no such thing here")
