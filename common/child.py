@@ -20,7 +20,7 @@ from typing import TextIO
 
 import attrs
 
-from common import PAPERS, provenance
+from common import PAPERS, provenance, steady
 from common.context import Context
 from common.experiment import Experiment, Options
 from common.progress import ProgressBoard
@@ -30,9 +30,6 @@ from common.run_folder import RunFolder
 DUMP_SIGNAL = signal.SIGUSR1
 
 READY = "ready"
-
-# Read by libraries that load after the fork; those already loaded are told by calls.
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @attrs.frozen
@@ -111,7 +108,7 @@ def work(task: Task, settings: object | None, console: TextIO | None = None) -> 
     status, error = "ok", None
     with _logger(task.experiment.name, console) as log:
         try:
-            _set_threads(threads)
+            steady.set_threads(threads)
             if settings is None:
                 settings = pickle.loads(task.settings)
             context = Context(
@@ -203,18 +200,6 @@ def _logger(name: str, console: TextIO | None) -> Iterator[logging.Logger]:
         logging.captureWarnings(False)
         root.handlers[:] = before
         root.setLevel(level)
-
-
-def _set_threads(n: int) -> None:
-    """Give torch, BLAS and OpenMP n threads, whether they are loaded yet or not."""
-    import threadpoolctl
-
-    for name in _THREAD_VARIABLES:
-        os.environ[name] = str(n)
-    threadpoolctl.threadpool_limits(n)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(n)
 
 
 def _start_times() -> tuple[float, float]:

@@ -15,7 +15,6 @@ on the reference machine: it catches a lost optimisation, `scripts/regress.py` c
 from __future__ import annotations
 
 import argparse
-import difflib
 import enum
 import importlib
 import importlib.util
@@ -25,14 +24,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from common import PAPERS
+from common import PAPERS, steady
+from common.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from common.bench import Comparison
@@ -42,16 +41,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Longest time one gate may take in its own process, kernel builds included.
 PROCESS_LIMIT_S = 600.0
-
-# What would make two processes of the same code differ. glibc gives freed blocks above 128 kB back
-# at once, and fetching them anew page by page on every call made the ratio of one training step
-# scatter by 12 to 23% between processes; with freed memory kept it was 3 to 5%.
-STEADY = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-    "OMP_WAIT_POLICY": "passive",
-    "PYTHONHASHSEED": "0",
-}
 
 Pair = tuple[Callable[[], Any], Callable[[], Any], Callable[[Any, Any], object]]
 
@@ -201,30 +190,11 @@ def measure(gate: Gate) -> Comparison:
     from common import bench
 
     ours, peer, verify = gate.make()
-    with _one_thread():
+    # Two threads on a busy machine give ratios that are wrong several times over.
+    with steady.threads(1):
         return bench.compare(
             {"ours": ours, "peer": peer}, baseline="peer", verify=verify, threads=1
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Hold every thread pool of this process to one thread.
-
-    Two threads on a busy machine give ratios that are wrong several times over.
-    """
-    from threadpoolctl import threadpool_limits
-
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch is not None else 0
-    with threadpool_limits(limits=1):
-        if torch is not None:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if torch is not None:
-                torch.set_num_threads(before)
 
 
 def measure_in_process(name: str, root: Path = ROOT, limit_s: float = PROCESS_LIMIT_S) -> Reading:
@@ -283,8 +253,7 @@ def _environment(outside: Mapping[str, str]) -> dict[str, str]:
         # Either would let an installed copy win over the checkout in the working directory.
         if key not in ("PYTHONSAFEPATH", "PYTHONHOME")
     }
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return inside | threads | STEADY
+    return inside | dict.fromkeys(steady.THREAD_VARIABLES, "1") | steady.ENVIRONMENT
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:
@@ -334,8 +303,7 @@ def find(name: str, gates: Mapping[str, Gate]) -> Gate:
     """The gate of that name; ValueError with the nearest names when there is none."""
     if name in gates:
         return gates[name]
-    near = difflib.get_close_matches(name, gates, n=3)
-    hint = f", did you mean {' or '.join(near)}?" if near else "."
+    hint = did_you_mean(name, gates) or "."
     known = ", ".join(gates) or "none"
     raise ValueError(f"there is no gate {name!r}{hint} Known gates: {known}")
 

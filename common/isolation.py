@@ -23,7 +23,7 @@ from typing import Any
 
 import attrs
 
-from common import child
+from common import child, steady
 from common.child import Task
 from common.experiment import Experiment, Options
 from common.run_folder import RunFolder
@@ -309,10 +309,9 @@ class _Resident:
 @contextlib.contextmanager
 def _environment(extra: Mapping[str, str]) -> Iterator[None]:
     """Set what must stand before the interpreter of a child, or of their server, starts."""
-    wanted = {"PYTHONHASHSEED": "0", **extra}
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # Spinning threads make two-thread times on a busy machine meaningless.
-        wanted.setdefault("OMP_WAIT_POLICY", "passive")
+    # What the user has set stands, but for the seed: results must not follow it.
+    ours = {name: value for name, value in steady.ENVIRONMENT.items() if name not in os.environ}
+    wanted = {**ours, "PYTHONHASHSEED": steady.ENVIRONMENT["PYTHONHASHSEED"], **extra}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

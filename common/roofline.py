@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from common import machine, native
+from common import machine, native, steady
 
 KERNELS = Path(__file__).with_name("kernels")
 DAY_S = 86_400.0
@@ -91,8 +91,9 @@ def measure(threads: int = 1, seconds: float = 4.0) -> Roofline:
     """
     if threads < 1 or not seconds > 0:
         raise ValueError(f"threads and seconds must be above 0, got {threads} and {seconds}")
-    with library_threads(threads):
-        probes = {**_compute_probes(threads), **memory_probes(threads), **_gemm_probes()}
+    products = _gemm_probes()  # loads torch, whose threads are then held as well
+    with steady.threads(threads):
+        probes = {**_compute_probes(threads), **memory_probes(threads), **products}
         rates = best_rates(probes, seconds)
     gemm: dict[str, float] = {}
     for name, rate in rates.items():
@@ -299,26 +300,6 @@ def memory_chunks(threads: int) -> Chunks:
     n_chunks = -(-machine.last_level_cache_bytes() * 4 // (4 * size))
     arrays = (aligned(n_chunks * size).reshape(n_chunks, size) for _ in range(3))
     return Chunks(tuple(arrays), size)
-
-
-@contextlib.contextmanager
-def library_threads(threads: int) -> Iterator[None]:
-    """Give numpy's and torch's products `threads` threads for a while."""
-    from threadpoolctl import threadpool_limits
-
-    try:
-        import torch
-    except ImportError:
-        torch = None  # type: ignore[assignment]  # the module stands for its absence
-    before = torch.get_num_threads() if torch else 0
-    with threadpool_limits(threads):
-        if torch:
-            torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            if torch:
-                torch.set_num_threads(before)
 
 
 def _read(path: Path) -> Roofline | None:

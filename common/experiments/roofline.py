@@ -85,16 +85,16 @@ def _record_level(ctx: Context, level: str, gbs: float, threads: int) -> None:
 
 def _fractions(limits: Roofline, seconds: float) -> Iterator[tuple[str, float]]:
     """(peer, its rate over the limit that holds for it)."""
-    from common import roofline
+    from common import roofline, steady
 
     for peer, rate in limits.gemm.items():
         peak = limits.bf16_gflops if peer.endswith("bf16") else limits.fp32_gflops
         if peak is not None:
             yield f"{peer.replace('_', ' ')} product", rate / peak
     # What memory gives changes with what others on this machine take: the probes run again beside.
-    probes = roofline.memory_probes(limits.threads)
-    with roofline.library_threads(limits.threads):
-        rates = roofline.best_rates(probes | _memory_peers(limits.threads), seconds)
+    probes = roofline.memory_probes(limits.threads) | _memory_peers(limits.threads)
+    with steady.threads(limits.threads):
+        rates = roofline.best_rates(probes, seconds)
     yield "torch sum", rates["torch sum"] / max(rates["read"], limits.read_gbs)
     yield "torch triad", rates["torch triad"] / max(rates["triad"], limits.triad_gbs)
 
