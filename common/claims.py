@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import enum
-import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +12,9 @@ import attrs
 from common import PAPERS
 from common.claims_file import Claim, ClaimsError, Point, parse
 from common.criteria import Band, Crossover, Finding, Order, PaperValue, Trend, ends, interval
+from common.provenance import package_folder
 from common.record import Record
+from common.spelling import did_you_mean
 
 __all__ = ["Claim", "ClaimsError", "Judgement", "Point", "Verdict", "find", "judge", "load"]
 
@@ -77,14 +77,13 @@ def load(package: str | None = None) -> dict[str, Claim]:
     """
     if package is None:
         return {key: claim for name in PACKAGES for key, claim in load(name).items()}
-    folder = _folder(package)
+    folder = package_folder(package)
     if folder is None and package not in PACKAGES:
-        near = difflib.get_close_matches(package, PACKAGES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PACKAGES)}"
-        raise ValueError(f"there is no package {package!r} with claims; {hint}")
+        hint = did_you_mean(package, PACKAGES) or f"; there are {', '.join(PACKAGES)}"
+        raise ValueError(f"there is no package {package!r} with claims{hint}")
     if folder is None:
         return {}
-    path = folder / "claims.toml"
+    path = folder / package / "claims.toml"
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -95,13 +94,11 @@ def load(package: str | None = None) -> dict[str, Claim]:
 def find(claim_id: str) -> Claim:
     """The claim of that id; ValueError with the nearest ids if there is none."""
     package = claim_id.partition(".")[0]
-    claims = load(package) if _folder(package) else {}
+    claims = load(package) if package_folder(package) else {}
     if claim_id in claims:
         return claims[claim_id]
     known = [*claims, *(key for key in load() if key not in claims)]
-    near = difflib.get_close_matches(claim_id, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(key) for key in near)}?" if near else ""
-    raise ValueError(f"claim {claim_id!r} is in no claims.toml{hint}")
+    raise ValueError(f"claim {claim_id!r} is in no claims.toml{did_you_mean(claim_id, known)}")
 
 
 def judge(claim: Claim, records: Sequence[Record]) -> Judgement:
@@ -288,19 +285,6 @@ def _paper_text(paper: PaperValue, claim: Claim) -> str:
 
 def _number(value: float, unit: str) -> str:
     return f"{value:.6g} {unit}".rstrip()
-
-
-def _folder(package: str) -> Path | None:
-    """Where a top-level package lies, without importing it; None if there is none."""
-    if not package.isidentifier():
-        return None
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return None
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 @lru_cache(maxsize=64)

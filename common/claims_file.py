@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -24,6 +23,7 @@ from common.criteria import (
     ends,
 )
 from common.record import Scalar
+from common.spelling import did_you_mean
 
 SOURCES = ("read", "derived", "remembered", "unknown")
 BETTER = ("higher", "lower", "equal")
@@ -321,6 +321,5 @@ def _choice(table: Mapping[str, Any], name: str, choices: tuple[str, ...], place
 def _reject_unknown(table: Mapping[str, Any], known: tuple[str, ...], place: str) -> None:
     for name in table:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ClaimsError(f"{place}: {name!r} is unknown; {hint}")
+            hint = did_you_mean(name, known) or f"; known are {', '.join(known)}"
+            raise ClaimsError(f"{place}: {name!r} is unknown{hint}")

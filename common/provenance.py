@@ -15,7 +15,9 @@ EDITED = "edited while running"
 
 
 def package_folder(package: str) -> Path | None:
-    """Folder that holds the package's folder, None if the package cannot be found."""
+    """Folder that holds a top-level package's folder, None if there is none; imports nothing."""
+    if not package.isidentifier():
+        return None
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):

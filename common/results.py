@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import warnings
@@ -23,6 +22,7 @@ from common.record import (
     run_key,
 )
 from common.run_folder import RunFolder
+from common.spelling import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -246,8 +246,7 @@ def _newest(runs: Iterable[Run]) -> list[Run]:
 
 def _require_column(name: str, columns: tuple[str, ...]) -> None:
     if name not in columns:
-        near = difflib.get_close_matches(name, columns, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ":"
+        hint = did_you_mean(name, columns) or ":"
         raise ValueError(
             f"the frame has no column {name!r}{hint} Columns are {', '.join(columns)}"
             f" and {_AXIS}<name>"

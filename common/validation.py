@@ -19,6 +19,7 @@ from omegaconf.errors import (
 )
 
 from common.experiment import Experiment
+from common.spelling import did_you_mean
 
 #: machine -> (module of hydra's launcher for it, extra that installs it)
 LAUNCHERS = {
@@ -71,8 +72,7 @@ def check_root_field(name: str, root: type[Any]) -> None:
 def _check_name(name: str, valid: Sequence[str], problem: str) -> None:
     if name in valid:
         return
-    close = difflib.get_close_matches(name, valid, n=1)
-    hint = f", did you mean '{close[0]}'?" if close else ";"
+    hint = did_you_mean(name, valid) or ";"
     raise ConfigError([f"{problem}{hint} fields: {', '.join(valid)}"])
 
 

@@ -18,7 +18,6 @@ call; 3 nothing could be measured; 130 and 143 interrupted.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -37,6 +36,7 @@ from rich.console import Console
 
 from common.gates import GateError, measure_in_process, run_in_checkout
 from common.regression import GateResult, Outcome, Side, Verdict, judge_gate
+from common.spelling import did_you_mean
 from scripts.regress_report import markdown, print_outcome, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +80,8 @@ def commit_of(ref: str) -> str:
         return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     except UsageError:
         known = git("for-each-ref", "--format=%(refname:short)").splitlines()
-        raise UsageError(f"base names no commit: {ref!r}{_did_you_mean(ref, known)}") from None
+        hint = did_you_mean(ref, known) or "."
+        raise UsageError(f"base names no commit: {ref!r}{hint}") from None
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def _choose(
     for name in wanted:
         if name not in listed["head"]:
             raise UsageError(
-                f"there is no gate {name!r}{_did_you_mean(name, listed['head'])}"
+                f"there is no gate {name!r}{did_you_mean(name, listed['head']) or '.'}"
                 f" Gates: {', '.join(listed['head']) or 'none'}"
             )
     considered = wanted or tuple(dict.fromkeys((*listed["head"], *listed["base"])))
@@ -180,7 +181,7 @@ def parse(arguments: Sequence[str]) -> Options:
         if name not in names or not equals:
             raise UsageError(
                 f"arguments are {', '.join(f'{known}=...' for known in names)}; "
-                f"got {argument!r}{_did_you_mean(name, names)}"
+                f"got {argument!r}{did_you_mean(name, names) or '.'}"
             )
         if not value:
             raise UsageError(f"{name} must have a value, got {argument!r}")
@@ -221,11 +222,6 @@ def _number(given: Mapping[str, str], name: str, kind: type[float], at_least: fl
             f"of at least {at_least:g}, got {given[name]!r}"
         )
     return value
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=3)
-    return f", did you mean {' or '.join(near)}?" if near else "."
 
 
 def _stop(number: int, _: object) -> None:

@@ -507,7 +507,7 @@ def test_package_without_claims_has_none(toy: Path) -> None:
 
 
 def test_unknown_package_is_refused() -> None:
-    with pytest.raises(ValueError, match="no package 'ttrek' with claims; did you mean 'ttrec'"):
+    with pytest.raises(ValueError, match="no package 'ttrek' with claims, did you mean 'ttrec'"):
         claims.load("ttrek")
     with pytest.raises(ValueError, match="there are costmodel, cortex, "):
         claims.load("zzz")
@@ -521,7 +521,7 @@ def test_unknown_id_names_the_nearest(
 ) -> None:
     monkeypatch.setattr(claims, "PACKAGES", ("toypaper",))
     with pytest.raises(
-        ValueError, match=r"is in no claims\.toml; did you mean 'toypaper.ours.time'"
+        ValueError, match=r"is in no claims\.toml, did you mean 'toypaper.ours.time'"
     ):
         claims.find(claim_id)
 

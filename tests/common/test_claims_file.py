@@ -144,7 +144,7 @@ POINT = "[[claim.points]]\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (text(beter='"x"'), "'beter' is unknown; did you mean 'better'"),
+        (text(beter='"x"'), "'beter' is unknown, did you mean 'better'"),
         (text(zzz="1"), "'zzz' is unknown; known are id, where"),
         (text(where=None), "'where' is missing"),
         (text(comparable=None), "'comparable' is missing"),
@@ -191,12 +191,12 @@ POINT = "[[claim.points]]\n"
         (text(f"{POINT}axes = {{}}\nvalue = 1"), "point 1: 'axes' must be a table with at least"),
         (text(f"{POINT}axes = {{n = [1]}}\nvalue = 1"), "axis 'n' must be a string, number"),
         (text(f"{POINT}axes = {{n = 1}}\nvalue = nan"), "point 1: 'value' must be a finite number"),
-        (text(f"{POINT}axis = {{n = 1}}\nvalue = 1"), "'axis' is unknown; did you mean 'axes'"),
+        (text(f"{POINT}axis = {{n = 1}}\nvalue = 1"), "'axis' is unknown, did you mean 'axes'"),
         (text(2 * f"{POINT}axes = {{n = 1}}\nvalue = 1\n"), "point 2: .* stands twice"),
         (text("points = 3"), r"points must be written as \[\[claim.points\]\] tables"),
         (text() + text(), "claim 'toy.abstract.speedup' stands twice"),
         ("claim = 3", r"claims must be written as \[\[claim\]\] tables"),
-        ("[[claims]]", "'claims' is unknown; did you mean 'claim'"),
+        ("[[claims]]", "'claims' is unknown, did you mean 'claim'"),
         ("[[claim]]", "claim 'number 1': 'id' is missing"),
         ("[[claim]", "is not valid TOML"),
     ],

@@ -190,7 +190,7 @@ def test_reading_survives_json_and_newer_keys() -> None:
 
 def test_unknown_gate_names_the_nearest() -> None:
     known = {name: Gate(name, make_pair, 1.0) for name in ("ttrec_bag", "cortex_tree")}
-    with pytest.raises(ValueError, match=r"no gate 'ttrec_bug', did you mean ttrec_bag\?"):
+    with pytest.raises(ValueError, match=r"no gate 'ttrec_bug', did you mean 'ttrec_bag'\?"):
         gates.find("ttrec_bug", known)
 
 
