@@ -7,6 +7,6 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-bash "$root/scripts/setup.sh" dev,peers
+bash "$root/scripts/setup.sh" all
 cd "$root"
 exec .venv/bin/python -m scripts.reproduce "$@"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv ready: bash scripts/setup.sh [EXTRA[,EXTRA...]]     (extras of pyproject.toml; default dev)
+# scripts/test.sh asks for dev, scripts/reproduce.sh for all: both can share one .venv.
 #
 # Does only what is missing, so a second call takes well under a second.
 #   PYTHON            interpreter to make .venv from (default: the newest of 3.13, 3.12, 3.11, python3)
@@ -8,11 +9,13 @@
 # is printed) or the call is wrong.
 set -euo pipefail
 
-# Package (Debian/Ubuntu name) | commands that prove it | required or optional | what is lost without it
+# Package (Debian/Ubuntu name) | commands that prove it, / between equals | required or optional |
+# extras that want it, or any | what is lost without it
 SYSTEM_PACKAGES=(
-  "g++|cc c++|required|every native kernel, hence every speed measured here"
-  "git|git|optional|the commit noted with each result, and python -m scripts.regress"
-  "iverilog|iverilog vvp|optional|the RTL rows of panama"
+  "g++|cc c++|required|any|every native kernel, hence every speed measured here"
+  "git|git|optional|any|the commit noted with each result, and python -m scripts.regress"
+  "iverilog|iverilog vvp|optional|any|the RTL rows of panama"
+  "chromium|chromium/chromium-browser/google-chrome|optional|dev|the tests of the report in a browser"
 )
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,9 +34,20 @@ give_up() { # CODE MESSAGE...
 
 # --- what is there -------------------------------------------------------------------------------
 
-has_all() {
+has_all() { # COMMAND...; a/b is there when one of the two is
   local name
-  for name in "$@"; do command -v "$name" >/dev/null || return 1; done
+  for name in "$@"; do
+    # shellcheck disable=SC2086  # a list of commands; each that is found is one line
+    [[ -n $(command -v ${name//\// }) ]] || return 1
+  done
+}
+
+is_wanted() { # EXTRA...|any: whether this call asks for one of them
+  local extra
+  for extra in "$@"; do
+    [[ $extra == any || ,$extras, == *",$extra,"* ]] && return
+  done
+  return 1
 }
 
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -51,19 +65,19 @@ find_python() { # [MODULE...]: the first interpreter that is new enough and has 
   return 1
 }
 
-list_missing() { # required|optional: rows of the table whose commands are absent
-  local row package commands need cost
+list_missing() { # required|optional: rows of the table that are wanted and absent
+  local row package commands need by cost
   for row in "${SYSTEM_PACKAGES[@]}"; do
-    IFS='|' read -r package commands need cost <<<"$row"
-    # shellcheck disable=SC2086  # a list of commands
-    [[ $need != "$1" ]] || has_all $commands || echo "$row"
+    IFS='|' read -r package commands need by cost <<<"$row"
+    # shellcheck disable=SC2086  # lists of words
+    if [[ $need == "$1" ]] && is_wanted $by && ! has_all $commands; then echo "$row"; fi
   done
 }
 
 describe_missing() { # stdin: rows
-  local package commands need cost
-  while IFS='|' read -r package commands need cost; do
-    say "without $package ($need) there is no ${commands// / or }: you lose $cost"
+  local package commands need by cost
+  while IFS='|' read -r package commands need by cost; do
+    say "without $package ($need) there is no ${commands//[ \/]/ or }: you lose $cost"
   done
 }
 
@@ -140,11 +154,13 @@ ensure_system() {
     fi
     apt_install "${required[@]}" || give_up 1 "apt-get could not install ${required[*]}"
   fi
-  if ((${#optional[@]})); then
-    if can_install && apt_install "${optional[@]}"; then
-      return
-    fi
-    say "going on without ${optional[*]}; to have them: $(command_for_user "${optional[@]}")"
+  local package absent=()
+  for package in "${optional[@]}"; do
+    # One by one: a package that this release does not have must not cost the others.
+    can_install && apt_install "$package" || absent+=("$package")
+  done
+  if ((${#absent[@]})); then
+    say "going on without ${absent[*]}; to have them: $(command_for_user "${absent[@]}")"
   fi
 }
 
@@ -206,7 +222,7 @@ ensure_project() {
 
 extras=${1:-dev}
 [[ $# -le 1 && $extras =~ ^[a-z_]+(,[a-z_]+)*$ ]] ||
-  give_up 2 "wanted extras as one word like dev or dev,peers, got: $*"
+  give_up 2 "wanted extras as one word like dev or all,dev, got: $*"
 for extra in ${extras//,/ }; do
   grep -q "^$extra = \[" "$root/pyproject.toml" ||
     give_up 2 "pyproject.toml has no extra '$extra'; it has:" \

@@ -140,7 +140,7 @@ def test_experiments_get_the_overrides_and_the_peers(checkout: Checkout) -> None
     )
     assert code == 3
     assert checkout.calls() == [
-        "setup dev,peers",
+        "setup all",
         "checkout|omp=|-m scripts.reproduce paper=ttrec experiment.ranks=[8, 16]",
     ]
 

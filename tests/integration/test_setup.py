@@ -34,11 +34,16 @@ esac
 
 APT_GET = """#!/bin/bash
 echo "apt-get $*" >>"$STATE/log"
-[[ ! -e $STATE/apt-fails ]] || { echo "E: unable to locate package" >&2; exit 100; }
+[[ -e $STATE/no-git && $* == *" git" ]] && failing=yes
+[[ ! -e $STATE/apt-fails && -z ${failing:-} ]] || {
+  echo "E: unable to locate package" >&2
+  exit 100
+}
 for word in "$@"; do
   case $word in
     g++) touch "$STATE/bin/cc" "$STATE/bin/c++"; chmod +x "$STATE/bin/cc" "$STATE/bin/c++" ;;
     git) touch "$STATE/bin/git"; chmod +x "$STATE/bin/git" ;;
+    chromium) touch "$STATE/bin/chromium"; chmod +x "$STATE/bin/chromium" ;;
     iverilog) touch "$STATE/bin/iverilog" "$STATE/bin/vvp"
       chmod +x "$STATE/bin/iverilog" "$STATE/bin/vvp" ;;
     python3) cp "$STATE/python-stub" "$STATE/bin/python3" ;;
@@ -119,7 +124,7 @@ def machine(tmp_path: Path) -> Machine:
         assert found is not None, name
         (state / "bin" / name).symlink_to(found)
     played = Machine(checkout, state)
-    for name in (*COMPILER, *SIMULATOR, "git"):
+    for name in (*COMPILER, *SIMULATOR, "git", "chromium"):
         played.add(name)
     played.add("id", "#!/bin/bash\necho 0\n")
     played.add("apt-get", APT_GET)
@@ -167,12 +172,14 @@ def test_dev_is_what_a_call_without_arguments_means(machine: Machine) -> None:
     assert machine.setup("dev")[1] == "setup: ready\n"
 
 
-def test_further_extras_are_added_and_the_earlier_ones_stay_ready(machine: Machine) -> None:
-    machine.setup("dev")
-    machine.setup("dev,peers")
-    assert machine.installs()[-1].endswith("-e .[dev,peers]")
-    for extras in ("dev", "peers", "dev,peers"):
+def test_both_commands_share_an_environment(machine: Machine) -> None:
+    for extras in ("all", "dev"):
+        machine.setup(extras)
+        assert machine.installs()[-1].endswith(f"-e .[{extras}]")
+    done = machine.installs()
+    for extras in ("all", "dev", "all", "all,dev"):
         assert machine.setup(extras)[1] == "setup: ready\n"
+    assert machine.installs() == done
 
 
 def test_changed_dependencies_are_installed(machine: Machine) -> None:
@@ -247,7 +254,7 @@ def test_index_without_the_cpu_build(machine: Machine, env: dict[str, str], call
 
 
 def test_bare_container_is_filled_with_one_update(machine: Machine) -> None:
-    machine.remove(*COMPILER, *SIMULATOR, "git", "python3.11")
+    machine.remove(*COMPILER, *SIMULATOR, "git", "chromium", "python3.11")
     (machine.state / "can-make-venvs").unlink()
     code, out, err = machine.setup("dev")
     assert (code, err) == (0, "")
@@ -255,7 +262,7 @@ def test_bare_container_is_filled_with_one_update(machine: Machine) -> None:
     installs = [
         line.split("--no-install-recommends ")[1] for line in machine.log("apt-get -qq")[1:]
     ]
-    assert installs == ["g++ python3 python3-venv", "git iverilog"]
+    assert installs == ["g++ python3 python3-venv", "git", "iverilog", "chromium"]
     assert out.rstrip().splitlines()[-1].startswith("setup: ready")
 
 
@@ -322,6 +329,35 @@ def test_without_a_simulator_setup_goes_on_and_says_so(machine: Machine, reason:
     assert code == 0
     assert "without iverilog (optional)" in out
     assert len(machine.log("apt-get")) == tries
+
+
+def test_package_that_apt_does_not_have_costs_no_other(machine: Machine) -> None:
+    machine.remove("git", *SIMULATOR)
+    machine.note("no-git")
+    code, out, _ = machine.setup("dev")
+    assert code == 0
+    assert "going on without git; to have them: sudo apt-get install -y git\n" in out
+    assert (machine.state / "bin" / "iverilog").exists()
+
+
+@pytest.mark.parametrize("extras", ["all", "dev", "all,dev"])
+def test_browser_is_installed_for_the_tests_alone(machine: Machine, extras: str) -> None:
+    machine.remove("chromium")
+    code, out, _ = machine.setup(extras)
+    assert code == 0
+    wanted = "dev" in extras
+    assert bool(machine.log("install -y --no-install-recommends chromium")) == wanted
+    assert ("without chromium (optional)" in out) == wanted
+    assert ("you lose the tests of the report in a browser" in out) == wanted
+
+
+def test_any_browser_of_the_kind_will_do(machine: Machine) -> None:
+    machine.remove("chromium")
+    machine.add("google-chrome")
+    code, out, _ = machine.setup("dev")
+    assert code == 0
+    assert "chromium" not in out
+    assert machine.log("apt-get") == []
 
 
 def test_compiler_that_cannot_be_installed_ends_it(machine: Machine) -> None:
@@ -400,7 +436,7 @@ def test_pair_that_does_not_load_is_no_success(machine: Machine) -> None:
     ("arguments", "message"),
     [
         (["nosuch"], "pyproject.toml has no extra 'nosuch'; it has: costmodel cortex"),
-        (["dev", "peers"], "wanted extras as one word like dev or dev,peers, got: dev peers"),
+        (["dev", "peers"], "wanted extras as one word like dev or all,dev, got: dev peers"),
         (["dev,"], "got: dev,"),
         (["--help"], "got: --help"),
     ],
