@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import attrs
 
@@ -45,7 +46,7 @@ class Recipe:
     name: str = attrs.field(validator=attrs.validators.matches_re(r"[A-Za-z0-9_.-]+"))
     sources: tuple[Path, ...] = attrs.field(default=(), converter=_paths)
     text: str | None = None
-    language: Language = "c"
+    language: Language | None = None  # of the text, "c" by default
     line_map: Mapping[int, tuple[str, int]] | None = None
     openmp: bool = False
     reassociate: bool = False
@@ -58,6 +59,10 @@ class Recipe:
     def __attrs_post_init__(self) -> None:
         if (self.text is None) == (not self.sources):
             raise ValueError(f"{self.name}: give either source files or a text")
+        if self.text is None and (self.language or self.line_map):
+            raise ValueError(
+                f"{self.name}: language and line_map go with a text; a file's ending names its own"
+            )
         for path in self.sources:
             if path.suffix not in _LANGUAGES:
                 raise ValueError(f"{path} must end in {', '.join(_LANGUAGES)}")
@@ -65,44 +70,37 @@ class Recipe:
             raise ValueError(f"{self.name}: build C and C++ sources as libraries of their own")
 
 
-def build(
-    name: str,
-    sources: Iterable[Path | str],
-    *,
-    openmp: bool = False,
-    reassociate: bool = False,
-    defines: Mapping[str, object] | None = None,
-    include_dirs: Iterable[Path | str] = (),
-    flags: Iterable[str] = (),
-    link_flags: Iterable[str] = (),
-    timeout_s: float = 600.0,
-) -> Library:
+class Options(TypedDict, total=False):
+    """How to compile: keywords of `build` and `build_source`, and fields of a Recipe.
+
+    openmp:            compile and link with -fopenmp
+    reassociate:       let the compiler reorder sums and assume finite numbers
+    defines:           preprocessor names and values
+    include_dirs:      folders searched for headers, before common/kernels
+    flags, link_flags: further words for the compiler, before and after the sources
+    timeout_s:         how long the compiler may take, 600 by default
+    """
+
+    openmp: bool
+    reassociate: bool
+    defines: Mapping[str, object]
+    include_dirs: Iterable[Path | str]
+    flags: Iterable[str]
+    link_flags: Iterable[str]
+    timeout_s: float
+
+
+def build(name: str, sources: Iterable[Path | str], **options: Unpack[Options]) -> Library:
     """Compile C (.c) or C++ (.cpp) files for this machine, or find them compiled, and load them.
 
     Functions called from Python are marked EXPORT, which makes them visible and, in C++, extern
-    "C". Headers in common/kernels are found without being asked for.
-
-    openmp: compile and link with -fopenmp
-    reassociate: let the compiler reorder sums and assume finite numbers
-    defines: preprocessor names and values
-    flags, link_flags: further words for the compiler, before and after the sources
+    "C". Headers in common/kernels are found without being asked for. The options are those of
+    Options.
 
     Raises NativeBuildError with the first compiler error, CompilerNotFound, FileNotFoundError for
     a missing source, and ValueError for flags that change arithmetic in the whole process.
     """
-    return _build(
-        Recipe(
-            name=name,
-            sources=sources,
-            openmp=openmp,
-            reassociate=reassociate,
-            defines=defines or {},
-            include_dirs=include_dirs,
-            flags=flags,
-            link_flags=link_flags,
-            timeout_s=timeout_s,
-        )
-    )
+    return _build(Recipe(name=name, sources=sources, **options))
 
 
 def build_source(
@@ -111,13 +109,7 @@ def build_source(
     *,
     language: Language = "c",
     line_map: Mapping[int, tuple[str, int]] | None = None,
-    openmp: bool = False,
-    reassociate: bool = False,
-    defines: Mapping[str, object] | None = None,
-    include_dirs: Iterable[Path | str] = (),
-    flags: Iterable[str] = (),
-    link_flags: Iterable[str] = (),
-    timeout_s: float = 600.0,
+    **options: Unpack[Options],
 ) -> Library:
     """Compile generated C or C++ text, as `build` does with files.
 
@@ -125,21 +117,7 @@ def build_source(
     text (counted from 1) and those after it came from: {12: ("schedule.py", 40)} makes the
     compiler speak of schedule.py:40 instead.
     """
-    return _build(
-        Recipe(
-            name=name,
-            text=text,
-            language=language,
-            line_map=line_map,
-            openmp=openmp,
-            reassociate=reassociate,
-            defines=defines or {},
-            include_dirs=include_dirs,
-            flags=flags,
-            link_flags=link_flags,
-            timeout_s=timeout_s,
-        )
-    )
+    return _build(Recipe(name=name, text=text, language=language, line_map=line_map, **options))
 
 
 def build_many(
@@ -219,7 +197,7 @@ class _Plan:
 
 
 def _plan(recipe: Recipe, sources: tuple[Path, ...]) -> _Plan:
-    language = recipe.language if recipe.text is not None else _LANGUAGES[sources[0].suffix]
+    language = _LANGUAGES[sources[0].suffix]
     compiler = target.find_compiler(language)
     flags = target.compile_flags(
         language,
@@ -295,7 +273,7 @@ def _compile(
 def _kept_text(recipe: Recipe, folder: Path) -> Path:
     """Write generated text, with its #line directives, to where errors can point."""
     text = _with_line_directives(recipe.text or "", recipe.line_map or {})
-    suffix = ".c" if recipe.language == "c" else ".cpp"
+    suffix = ".cpp" if recipe.language == "c++" else ".c"
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.{recipe.name}{suffix}"
     if not path.exists():
         files.write_whole(path, text)

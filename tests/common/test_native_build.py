@@ -320,6 +320,11 @@ class TestErrors:
     def test_malformed_recipes(self, source: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="give either source files or a text"):
             native.Recipe(name="a")
+        for told in ({"language": "c++"}, {"line_map": {1: ("a.py", 1)}}):
+            with pytest.raises(ValueError, match="language and line_map go with a text"):
+                native.Recipe(name="x", sources=["a.c"], **told)
+        with pytest.raises(TypeError, match="opnemp"):
+            native.build("x", ["a.c"], opnemp=True)
         with pytest.raises(ValueError, match=r"must end in \.c, \.cpp, \.cc"):
             native.Recipe(name="a", sources=[tmp_path / "a.f90"])
         with pytest.raises(ValueError, match="C and C\\+\\+ sources"):
