@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from common import machine, native, steady
+from common import files, machine, native, steady
 
 KERNELS = Path(__file__).with_name("kernels")
 DAY_S = 86_400.0
@@ -54,14 +54,6 @@ class Roofline:
         """The most that any measured pattern moves to or from memory."""
         return max(self.read_gbs, self.triad_gbs)
 
-    def gflops_limit(self, flops: float, bytes: float, precision: Precision = "fp32") -> float:
-        """GFLOP/s that work of this intensity can reach: min(peak, intensity * bandwidth).
-
-        bytes: moved to and from memory; 0 for work that stays in cache
-        """
-        seconds = self.least_seconds(flops, bytes, precision)
-        return flops / seconds / 1e9
-
     def fraction(
         self, flops: float, bytes: float, seconds: float, precision: Precision = "fp32"
     ) -> float:
@@ -71,7 +63,10 @@ class Roofline:
         return self.least_seconds(flops, bytes, precision) / seconds
 
     def least_seconds(self, flops: float, bytes: float, precision: Precision = "fp32") -> float:
-        """Shortest time the work can take, whichever of arithmetic and memory is slower."""
+        """Shortest time the work can take, whichever of arithmetic and memory is slower.
+
+        bytes: moved to and from memory; 0 for work that stays in cache
+        """
         if flops < 0 or bytes < 0 or flops + bytes <= 0:
             raise ValueError(
                 f"work needs flops or bytes, neither below 0: got {flops} flops, {bytes} bytes"
@@ -320,6 +315,4 @@ def _write(path: Path, roofline: Roofline) -> None:
         "environment": machine.speed_variables(),
         "roofline": attrs.asdict(roofline),
     }
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(kept, indent=1))
-    temporary.replace(path)
+    files.write_whole(path, json.dumps(kept, indent=1))

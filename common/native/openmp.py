@@ -75,15 +75,10 @@ def set_threads(n: int) -> None:
     _runtime().omp_set_num_threads(n)
 
 
-def max_threads() -> int:
-    """How many threads the next parallel region of the calling thread would use."""
-    return int(_runtime().omp_get_max_threads())
-
-
 @functools.cache
 def _runtime() -> Any:
     ffi = cffi.FFI()
-    ffi.cdef("void omp_set_num_threads(int n); int omp_get_max_threads(void);")
+    ffi.cdef("void omp_set_num_threads(int n);")
     # By SONAME: the one already in the process answers, which is the one our kernels call.
     return ffi.dlopen("libgomp.so.1")
 
