@@ -25,7 +25,7 @@ def test_arms_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ratio_is_of_medians(monkeypatch: pytest.MonkeyPatch) -> None:
-    def elapsed(call: Callable[[], object], k: int) -> float:
+    def elapsed(call: Callable[[], int], k: int) -> float:
         call()
         return next(times[call]) * k
 
@@ -48,7 +48,7 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("method", ["separated", "torch_benchmark"])
+@pytest.mark.parametrize("method", timing_peers.METHODS)
 def test_peers_tell_four_times_the_work_from_one(method: str) -> None:
     ratios = sorted(
         timing_peers.METHODS[method](count(20_000), count(5_000), 0.1) for _ in range(3)
