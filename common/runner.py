@@ -7,7 +7,7 @@ import functools
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,17 +141,6 @@ def run_one(job: Job, waiting: Callable[[str], None] | None = None) -> Outcome:
                 return earlier
         folder.begin(run_info(job))
         return _run_and_finish(job, folder)
-
-
-def run_all(jobs: Iterable[Job], report: Callable[[Outcome], None] | None = None) -> list[Outcome]:
-    """Run the jobs in order; one that fails does not keep the others from running."""
-    outcomes = []
-    for job in jobs:
-        outcome = run_one(job)
-        if report:
-            report(outcome)
-        outcomes.append(outcome)
-    return outcomes
 
 
 def close_abandoned(job: Job, status: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from common.experiment import PACKAGES, Experiment, all_experiments
 from common.record import ResultsError
-from common.runner import REUSED, check_writable, close_abandoned, run_all, run_info, run_one, state
+from common.runner import REUSED, check_writable, close_abandoned, run_info, run_one, state
 
 SETTINGS: dict[str, object] = {"n": 2, "kind": "plain", "scales": []}
 
@@ -75,8 +75,7 @@ def test_bad_experiments_do_not_keep_the_others_from_running(toy: Any) -> None:
         toy.job("fails", {"text": "no"}),
         toy.job("passes", SETTINGS),
     ]
-    outcomes = run_all(jobs)
-    assert [outcome.status for outcome in outcomes] == ["failed", "failed", "ok"]
+    assert [run_one(job).status for job in jobs] == ["failed", "failed", "ok"]
 
 
 def test_finished_run_is_reused_and_resume_false_runs_it_again(toy: Any) -> None:
