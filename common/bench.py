@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common import paired
 from common.clock import Clock, HostClock, Sample
 from common.comparison import Arm, Comparison, Estimate, Looks, NoisyMeasurement
 
@@ -100,10 +101,13 @@ def compare(
     estimates = looks.estimates()
     noisy = [f"{name}: {e.reason}" for name, e in estimates.items() if e.status == "noisy"]
     base = looks.baseline_seconds()
+    base_median, base_low, base_high = paired.interval(base)
     return Comparison(
         estimates=estimates,
         baseline=baseline,
-        baseline_seconds=float(np.median(base)),
+        baseline_seconds=base_median,
+        baseline_low=base_low,
+        baseline_high=base_high,
         baseline_seconds_min=float(base.min()),
         rounds=rounds,
         status="noisy" if noisy else "ok",

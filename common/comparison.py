@@ -70,6 +70,8 @@ class Estimate:
 class Comparison(Mapping[str, Estimate]):
     """Estimates of every candidate but the baseline, by name.
 
+    baseline_seconds, baseline_low, baseline_high: of one call of the baseline, median over the
+        rounds and its 95% interval;  baseline_seconds_min: least
     status: "noisy" if any estimate is; reason then says of which and why
     overhead: seconds computed between the calls (order, bookkeeping, looks) per second of calls
     """
@@ -77,6 +79,8 @@ class Comparison(Mapping[str, Estimate]):
     estimates: Mapping[str, Estimate]
     baseline: str
     baseline_seconds: float
+    baseline_low: float
+    baseline_high: float
     baseline_seconds_min: float
     rounds: int
     status: Status

@@ -101,7 +101,7 @@ def block_medians(values: Floats) -> Floats:
 def interval(logs: Floats) -> tuple[float, float, float]:
     """(estimate, low, high) of the median of paired logs, all still logs.
 
-    logs: (rounds,) in the order they were taken
+    logs: (rounds,) in the order they were taken; any other values will do as well
     """
     # Not np.median: its first call takes some ms, and this one falls between samples.
     ordered = np.sort(logs)

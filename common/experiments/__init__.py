@@ -20,6 +20,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "common.experiments.native",
         (
             "common.ours.checked_call_ratio",
+            "common.ours.checked_call_us",
             "common.ours.registered_op_ratio",
             "common.ours.cache_hit_ms",
         ),

@@ -134,6 +134,8 @@ class _Timer:
             estimates=estimates,
             baseline=options["baseline"],
             baseline_seconds=1.0,
+            baseline_low=0.9,
+            baseline_high=1.1,
             baseline_seconds_min=1.0,
             rounds=30,
             status="noisy" if noisy else "ok",

@@ -67,7 +67,19 @@ def comparison(ratio: float, is_sure: bool, settled: bool = True) -> Comparison:
     fields |= {"low": interval[0], "high": interval[1], "status": status}  # type: ignore[dict-item]  # of any type
     estimate = Estimate(**fields)  # type: ignore[arg-type]  # as above
     took = 0.25 if settled else 3.0
-    return Comparison({"fast": estimate}, "slow", 1.0, 1.0, 15, estimate.status, "", took, 0.01)
+    return Comparison(
+        estimates={"fast": estimate},
+        baseline="slow",
+        baseline_seconds=1.0,
+        baseline_low=1.0,
+        baseline_high=1.0,
+        baseline_seconds_min=1.0,
+        rounds=15,
+        status=estimate.status,
+        reason="",
+        elapsed_s=took,
+        overhead=0.01,
+    )
 
 
 @pytest.fixture
