@@ -228,7 +228,7 @@ def _build_scripts(sanitizer: bool) -> list[str]:
 def _time_builds(settings: Settings, ctx: Context, system: str) -> None:
     import numpy as np
 
-    from common.paired import median_interval
+    from common.paired import FEWEST, median_interval
 
     first, hits = [], []
     for n in range(settings.first_builds):
@@ -245,7 +245,9 @@ def _time_builds(settings: Settings, ctx: Context, system: str) -> None:
         for counted in ("alone", "with import"):
             is_claim = (system, metric, counted) == ("ours", "cache_hit", "alone")
             milliseconds = 1e3 * np.array([run[counted] for run in runs])
-            low, high = median_interval(milliseconds)
+            low = high = None
+            if len(runs) >= FEWEST:  # fewer values have no 95% interval
+                low, high = median_interval(milliseconds)
             ctx.record(
                 "common.ours.cache_hit_ms" if is_claim else None,
                 metric,
@@ -338,4 +340,6 @@ def _over_ours(frame: "pd.DataFrame") -> "pd.DataFrame":
     is_ours = builds["axis.system"] == "ours"
     ours = builds[is_ours].groupby("stage")["value"].median()
     others = builds[~is_ours]
-    return others.assign(value=others["value"] / others["stage"].map(ours), unit="x")
+    # The intervals are of times, not of their ratio.
+    ratio = others["value"] / others["stage"].map(ours)
+    return others.assign(value=ratio, low=None, high=None, unit="x")

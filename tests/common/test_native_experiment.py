@@ -37,8 +37,8 @@ def rows() -> pd.DataFrame:
             "metric": metric,
             "value": value * scale,
             "unit": "ms",
-            "low": None,
-            "high": None,
+            "low": 0.9 * value * scale,
+            "high": 1.1 * value * scale,
             "noisy": False,
             "axis.system": system,
             "axis.counted": "alone",
@@ -63,6 +63,7 @@ def test_builders_are_shown_relative_to_ours() -> None:
     assert sorted(shown["stage"]) == ["cache hit, alone", "first build, alone"]
     assert set(shown["axis.system"]) == {"load_inline"}
     assert set(shown["value"]) == {4.0}
+    assert shown[["low", "high"]].isna().all(axis=None)  # those of the times would mislead
 
 
 @pytest.mark.parametrize("metric", ["checked_over_raw", "registered_over_plain", "first_build"])
@@ -161,3 +162,5 @@ def test_hit_is_judged_without_the_import_which_stands_beside(
     assert (alone["claim"], alone["counted"]) == ("common.ours.cache_hit_ms", "alone")
     assert (with_import["claim"], with_import["counted"]) == (None, "with import")
     assert alone["timed"] is True
+    builds = [row for row in recorded if row["metric"] == "first_build"]
+    assert {(row["low"], row["high"]) for row in builds} == {(None, None)}  # a single process
