@@ -12,6 +12,15 @@ this machine's (x86-64-v3), MLSYS21_SANITIZE a list of sanitizers (address,undef
 the compilers.
 """
 
+import platform
+import sys
+
+if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+    raise ImportError(
+        "compiled kernels need Linux on x86_64 or aarch64, got "
+        f"{sys.platform} on {platform.machine()}: use a Linux container or virtual machine"
+    )
+
 from common.cache_folder import cache_folder
 from common.native import openmp
 from common.native.build import Recipe, build, build_many, build_source

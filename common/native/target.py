@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -91,7 +92,7 @@ def compile_flags(
     flags = ["-std=gnu11"] if language == "c" else ["-std=gnu++17", "-fno-exceptions"]
     flags += ["-O3", f"-march={march()}", "-fPIC", "-shared"]
     flags += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-    if os.uname().machine in ("x86_64", "AMD64"):
+    if platform.machine() == "x86_64":
         flags.append("-mprefer-vector-width=512")
     flags += ["-fvisibility=hidden", "-Wall", "-Wextra", "-fdiagnostics-color=never"]
     # EXPORT before a function makes it callable from Python, in C and in C++ alike.
