@@ -1,13 +1,16 @@
 """What a user who installs the package gets: files, names, stubs, citation, licence."""
 
 import ast
+import functools
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -174,6 +177,50 @@ def test_package_is_typed_and_carries_the_project_s_version(
 ) -> None:
     assert (ROOT / package / "py.typed").is_file()
     assert importlib.import_module(package).__version__ == project["version"]
+
+
+# --- dependencies --------------------------------------------------------------------------------
+
+
+@functools.cache
+def distributions_by_import() -> Mapping[str, list[str]]:
+    """Distributions installed here, by the names they are imported by."""
+    return metadata.packages_distributions()
+
+
+def imported_distributions(folder: str) -> set[str]:
+    """Distributions that the files of a folder import anywhere, by their normalized names."""
+    known = distributions_by_import()
+    names: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            if isinstance(node, ast.Import):
+                names.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    foreign = names - sys.stdlib_module_names - {*PACKAGES, "configs", "scripts"}
+    return {normalized(known.get(name, [name])[0]) for name in foreign}
+
+
+def normalized(requirement: str) -> str:
+    """The distribution of a requirement: PyYAML>=6 -> pyyaml."""
+    found = re.match(r"[\w.-]+", requirement)
+    assert found is not None, requirement
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+@pytest.mark.parametrize("folder", ["common", "configs", "scripts", *PAPERS])
+def test_what_is_imported_is_declared(folder: str, project: dict[str, Any]) -> None:
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {normalized(requirement) for wanted in lists for requirement in wanted}
+    assert imported_distributions(folder) <= declared
+
+
+@pytest.mark.parametrize("folder", ["common/native", "configs"])
+def test_what_every_installation_needs_is_no_extra(folder: str, project: dict[str, Any]) -> None:
+    # torch is looked at only where a caller passes its tensors.
+    needed = imported_distributions(folder) - {"torch"}
+    assert needed <= set(map(normalized, project["dependencies"]))
 
 
 # --- licence and citation ------------------------------------------------------------------------
