@@ -25,6 +25,8 @@ KERNELS = kernels.Settings(
     exponents=[1.05],
     halfwidth=0.5,
     max_seconds=0.05,
+    t3nsor_halfwidth=0.7,
+    t3nsor_max_seconds=0.07,
 )
 
 
@@ -81,14 +83,16 @@ def test_compression_charts_show_the_paper_beside_ours(sizes):
     assert all(chart.to_svg().startswith("<svg") for chart in charts)
 
 
-def test_kernels_records_every_peer_and_claims_only_t3nsor(tmp_path, monkeypatch):
+def test_kernels_records_every_peer_and_claims_those_of_tensor_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(roofline, "cached", lambda threads: PEAKS)
     frame = run_into(tmp_path, "ttrec_kernels", KERNELS).frame()
     ours = frame[(frame["metric"] == "speedup") & (frame["axis.system"] == "ours")]
     assert set(ours["axis.baseline"]) == {"t3nsor", "torch_bmm", "embedding_bag", "fbgemm"}
     claimed = ours[ours["claim"].notna()]
-    assert list(claimed["claim"]) == ["ttrec.abstract.kernel_speedup"]
-    assert list(claimed["axis.baseline"]) == ["t3nsor"]
+    assert dict(zip(claimed["axis.baseline"], claimed["claim"], strict=True)) == {
+        "t3nsor": "ttrec.abstract.kernel_speedup",
+        "torch_bmm": "ttrec.ours.step_over_torch_bmm",
+    }
     has_share = ours.set_index("axis.baseline")["fraction_of_roofline"].notna()
     assert dict(has_share) == {
         "t3nsor": True, "torch_bmm": True, "embedding_bag": False, "fbgemm": False,
@@ -96,6 +100,18 @@ def test_kernels_records_every_peer_and_claims_only_t3nsor(tmp_path, monkeypatch
     charts = kernels.charts(frame, claims.load("ttrec"))
     assert len(charts) == 3
     assert all(chart.to_svg().startswith("<svg") for chart in charts)
+
+
+def test_t3nsor_has_a_width_and_a_time_of_its_own(tmp_path, monkeypatch):
+    asked = {}
+
+    def compare(self, metric, candidates, *, baseline, halfwidth, max_seconds, **_):
+        asked[baseline] = (halfwidth, max_seconds)
+
+    monkeypatch.setattr("common.context.Context.compare", compare)
+    run_into(tmp_path, "ttrec_kernels", KERNELS)
+    assert asked.pop("t3nsor") == (0.7, 0.07)
+    assert set(asked.values()) == {(0.5, 0.05)}
 
 
 def test_experiments_are_found_and_their_modules_need_no_torch_to_validate():

@@ -33,7 +33,7 @@ def test_published_parameter_counts_are_exact(axes, params):
 @pytest.mark.parametrize(("axes", "ratio"), points("ttrec.tab.table_ratio"))
 def test_published_table_ratios_are_met_to_the_integer(axes, ratio):
     found = suggest_shape(axes["rows"], 16, axes["rank"], preset="paper").ratio
-    assert abs(found - ratio) < 1
+    assert round(found) == ratio
 
 
 @pytest.mark.parametrize("dataset", [KAGGLE, TERABYTE], ids=lambda d: d.name)

@@ -19,6 +19,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="ttrec_kernels",
         module="ttrec.experiments.kernels",
-        claims=("ttrec.abstract.kernel_speedup",),
+        claims=("ttrec.abstract.kernel_speedup", "ttrec.ours.step_over_torch_bmm"),
     ),
 )
