@@ -22,7 +22,7 @@ def shift(first: Sequence[float], second: Sequence[float]) -> Shift:
 
     With 5 values a side the interval is the third smallest to the third largest of the 25
     differences and covers 96.8%. A stray value makes it longer on one end but leaves the other
-    where it was, so it neither hides nor makes up a difference.
+    where it was, so it may hide a difference but makes up none.
 
     Raises ValueError when the samples are too small for 95%: 4 and 4 are enough, 3 and 3 are not.
     """

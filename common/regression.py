@@ -18,6 +18,9 @@ import attrs
 from common.gates import GateError, Reading
 from common.rank_shift import shift
 
+#: Batches of one gate, at most; a gate that does not look slower has one.
+MOST_BATCHES = 3
+
 Side = Literal["base", "head"]
 Measure = Callable[[Side, str], Reading]
 
@@ -104,7 +107,11 @@ def judge_gate(
     rng: random.Random,
     tell: Callable[[str], None] = lambda text: None,
 ) -> GateResult:
-    """Measure a gate on both sides until its verdict stands: one batch, or two if it looks slower.
+    """Measure a gate on both sides until its verdict stands: one batch, or more if it looks slower.
+
+    Two batches of at most three must lie wholly above the tolerance. Some kernels run at one of two
+    speeds, a quarter apart, by the luck of their process: a stray one can hide a slowdown in one
+    batch but seldom in two, and one batch alone never makes up a slowdown.
 
     measure: runs one process of a side; a GateError of it ends the gate
     tell:    receives a line after every process
@@ -115,10 +122,8 @@ def judge_gate(
         if isinstance(batch, GateResult):
             return attrs.evolve(batch, batches=tuple(batches))
         batches.append(batch)
-        verdict = _verdict(batches, tolerance)
-        # What a busy machine does once in a while it seldom does twice in the same direction.
-        if len(batches) == 2 or batch.low <= tolerance:
-            return GateResult(name, verdict, tuple(batches))
+        if batch.slowdown <= tolerance or _is_settled(batches, tolerance):
+            return GateResult(name, _verdict(batches, tolerance), tuple(batches))
 
 
 def _measure_batch(
@@ -139,8 +144,18 @@ def _measure_batch(
     return Batch.of(readings["base"], readings["head"])
 
 
+def _n_above(batches: Sequence[Batch], tolerance: float) -> int:
+    return sum(batch.low > tolerance for batch in batches)
+
+
+def _is_settled(batches: Sequence[Batch], tolerance: float) -> bool:
+    """Whether two batches lie wholly above the tolerance, or no longer can."""
+    above = _n_above(batches, tolerance)
+    return above == 2 or above + MOST_BATCHES - len(batches) < 2
+
+
 def _verdict(batches: Sequence[Batch], tolerance: float) -> Verdict:
-    if len(batches) == 2 and all(batch.low > tolerance for batch in batches):
+    if _n_above(batches, tolerance) == 2:
         return Verdict.REGRESSED
     last = batches[-1]
     if last.high < 1 / tolerance:

@@ -9,8 +9,8 @@ gives one number, how many times faster ours is than the gate's live peer, so th
 cancels twice. The slowdown is the base's number over the head's, with an exact 95% interval from
 the 5 + 5 processes: the process is what is repeated, because repeats inside one share its luck.
 
-A gate has regressed if that interval lies wholly above the tolerance, and does so again in a
-second batch. Uncommitted changes are part of the head.
+A gate has regressed if that interval lies wholly above the tolerance in two batches; one that looks
+slower is measured up to three times. Uncommitted changes are part of the head.
 
 Exit codes: 0 nothing regressed; 1 a gate regressed, or fails to run in the working tree; 2 wrong
 call; 3 nothing could be measured; 130 and 143 interrupted.

@@ -76,6 +76,31 @@ def test_slow_batch_that_does_not_repeat_is_no_regression() -> None:
     assert len(result.batches) == 2
 
 
+@pytest.mark.parametrize("batch", [0, 1])
+def test_slow_start_of_one_base_process_does_not_hide_a_slowdown(batch: int) -> None:
+    calls = {"base": 0, "head": 0}
+
+    def measure(side: Side, name: str) -> Reading:
+        calls[side] += 1
+        stray = side == "base" and calls[side] == 5 * batch + 2
+        return reading(2.5 if side == "head" or stray else 3.0)
+
+    result = judged(measure)
+    assert result.verdict is Verdict.REGRESSED
+    assert [b.low > 1.05 for b in result.batches] == [n != batch for n in range(3)]
+
+
+def test_two_undecided_batches_end_it() -> None:
+    calls = {"base": 0, "head": 0}
+
+    def measure(side: Side, name: str) -> Reading:
+        calls[side] += 1
+        return reading(3.0 if side == "base" and calls[side] % 5 < 3 else 2.4)
+
+    result = judged(measure)
+    assert (result.verdict, len(result.batches)) == (Verdict.UNDECIDED, 2)
+
+
 def test_drift_of_the_machine_falls_on_both_sides() -> None:
     calls = 0
 
