@@ -341,35 +341,52 @@ def wait_until(holds: Callable[[], bool], what: str, limit_s: float = 20.0) -> N
 # --- with this repository's own layer and real clocks ---
 
 KERNEL = """
+#include <stdint.h>
+
+/* {steps} times x <- x / 2 + 1. Each step waits for the one before, and nothing is read from
+   memory: a loop over an array may run a quarter slower by the luck of its process. */
+EXPORT double relax(double x) {{
+    for (int64_t step = 0; step < {steps}; step++)
+        x = 0.5 * x + 1.0;
+    return x;
+}}
+"""
+GATES = """
+from pathlib import Path
+
+import numpy as np
+
+from common import native
 from common.gates import Gate
 
-WORK = {work}
-
-def burn(n):
-    total = 0
-    for i in range(n):
-        total += i * i
-    return n
-
 def make():
-    return (lambda: burn(WORK)), (lambda: burn(10_000)), (lambda ours, peer: None)
+    source = Path(__file__).parent / "kernels" / "relax.c"
+    relax = native.build("relax", [source]).function("double relax(double x)")
+    x = np.ones(20_000)
+    y = np.empty_like(x)
+    return lambda: relax(0.0), lambda: np.sqrt(x, out=y), lambda ours, peer: None
 
-GATES = (Gate("ttrec_burn", make, floor=0.5),)
+GATES = (Gate("ttrec_relax", make, floor=0.5),)
 """
+
+
+def set_kernel(root: Path, steps: int) -> None:
+    (root / "ttrec" / "kernels" / "relax.c").write_text(KERNEL.format(steps=steps))
 
 
 @pytest.fixture
 def real_repo(tmp_path: Path) -> Path:
-    """A clone of this layer with one paper, whose only kernel is a loop."""
+    """A clone of this layer with one paper that has one kernel in C."""
     root = tmp_path / "real"
-    keep = shutil.ignore_patterns("__pycache__", "experiments", "report", "kernels", "native")
+    keep = shutil.ignore_patterns("__pycache__", "experiments", "report")
     shutil.copytree(ROOT / "common", root / "common", ignore=keep)
     (root / "scripts").mkdir()
     for name in ("__init__.py", "regress.py", "regress_report.py"):
         shutil.copy(ROOT / "scripts" / name, root / "scripts" / name)
-    (root / "ttrec").mkdir()
+    (root / "ttrec" / "kernels").mkdir(parents=True)
     (root / "ttrec" / "__init__.py").write_text("")
-    (root / "ttrec" / "gates.py").write_text(KERNEL.format(work=5_000))
+    (root / "ttrec" / "gates.py").write_text(GATES)
+    set_kernel(root, steps=10_000)
     (root / ".gitignore").write_text("results/\n__pycache__/\n")
     git(tmp_path, "init", "-q", "-b", "main", str(root))
     commit_all(root)
@@ -380,6 +397,7 @@ def run_real(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "scripts.regress", "base=main"],
         cwd=root,
+        env=os.environ | {"MLSYS21_CACHE": str(root.parent / "cache")},
         capture_output=True,
         text=True,
         check=False,
@@ -389,10 +407,10 @@ def run_real(root: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kernel_made_a_fifth_slower_turns_red(real_repo: Path) -> None:
-    (real_repo / "ttrec" / "gates.py").write_text(KERNEL.format(work=6_000))
+    set_kernel(real_repo, steps=12_000)
     done = run_real(real_repo)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "ttrec_burn" in done.stdout.splitlines()[-1]
+    assert "ttrec_relax" in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow
