@@ -121,6 +121,7 @@ def _sweep(session: Session, plan: Plan) -> int:
         name = outcome.job.experiment.name
         say(f"\n{name} {outcome.status}: {outcome.error}\n  {outcome.job.command}", sys.stderr)
     _conclude(session, plan)
+    _tidy_cache()
     if bad:
         return FAILED
     return MISSED if plan.root.strict and _missed(outcomes) else OK
@@ -186,6 +187,15 @@ def _conclude(session: Session, plan: Plan) -> None:
             say(f"no {path}: {missing}", sys.stderr)
             return
     say(f"\n{path}")
+
+
+def _tidy_cache() -> None:
+    """Drop the compiled kernels that were used longest ago; what goes wrong harms no run."""
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from common import native
+
+        native.prune()
 
 
 def _missed(outcomes: Sequence[Outcome]) -> list[str]:

@@ -215,8 +215,8 @@ def _size(size: object) -> str:
 def _script() -> tuple[str, str]:
     try:
         return bundle(), ""
-    except extras.MissingExtra as missing:
-        return "", f"There are no drawings: {missing}"
+    except (extras.MissingExtra, PermissionError) as problem:
+        return "", f"There are no drawings: {problem}"
 
 
 def _of_package(claims: Mapping[str, Claim], package: str) -> dict[str, Claim]:

@@ -379,3 +379,12 @@ def test_2000_records_and_25_charts_stay_small(sample: Any) -> None:
             ],
         )
     assert len(written(sample).encode()) <= 2_500_000
+
+
+def test_chart_library_that_others_may_have_changed_is_left_out(
+    five_papers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("MLSYS21_CACHE", str(tmp_path))
+    path = page.write(five_papers.store, tmp_path / "report.html", **five_papers.known)
+    assert f"There are no drawings: everyone may write to {tmp_path}" in path.read_text()
