@@ -59,7 +59,7 @@ class PreemptedClock(ScriptedClock):
 def run(clock: ScriptedClock, costs: Mapping[str, float], **options: object) -> Comparison:
     candidates = {name: clock.work(cost) for name, cost in costs.items()}
     arguments = {"baseline": "base", "verify": None, "clock": clock} | options
-    return compare(candidates, **arguments)  # type: ignore[arg-type]  # options are of many types
+    return compare(candidates, **arguments)
 
 
 # ---- what the estimate is ----
@@ -130,7 +130,7 @@ def test_interval_holds_the_truth_in_93_of_100_trials_under_common_drift() -> No
     costs=st.lists(st.floats(1e-3, 9e-3), min_size=2, max_size=4, unique=True),
     order=st.randoms(use_true_random=False),
 )
-def test_the_order_candidates_are_given_in_does_not_matter(costs, order) -> None:  # type: ignore[no-untyped-def]  # hypothesis fills them in
+def test_the_order_candidates_are_given_in_does_not_matter(costs, order) -> None:
     names = ["base", *(f"c{i}" for i in range(1, len(costs)))]
     shuffled = list(zip(names, costs, strict=True))
     given_order = dict(shuffled)
@@ -310,7 +310,7 @@ def test_cache_walk_touches_twice_the_last_level_cache(monkeypatch: pytest.Monke
     monkeypatch.setattr("common.machine.last_level_cache_bytes", lambda: 1 << 16)
     walk = bench._cache_walker()
     walk()
-    lines = walk.__closure__[0].cell_contents  # type: ignore[attr-defined, index]  # a closure
+    lines = walk.__closure__[0].cell_contents
     assert lines.base.nbytes == 2 << 16
     assert (lines == 1).all()
     assert lines.strides == (64,)
@@ -405,7 +405,7 @@ def test_gpu_time_comes_from_events() -> None:
     class Cuda:
         pass
 
-    Cuda.Event = Event  # type: ignore[attr-defined]  # stands for torch.cuda
+    Cuda.Event = Event
 
     def launch(ms: float) -> Callable[[], None]:
         def call() -> None:

@@ -348,7 +348,7 @@ def test_only_long_loops_reach_a_console_that_is_no_terminal(
     times = iter([0.0, LONG_S / 2, LONG_S * 2])
     board = ProgressBoard(io.StringIO(), logging.getLogger("p"), clock=lambda: next(times))
     list(board.track([1, 2], "rows"))
-    assert [record.on_console for record in caplog.records] == [False, True]  # type: ignore[attr-defined]  # set by the board
+    assert [record.on_console for record in caplog.records] == [False, True]
 
 
 def test_nested_loops_share_one_display_in_a_terminal() -> None:

@@ -132,7 +132,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, 
         first_builds=1, hits=7, sanitizer=False, halfwidth=0.5, max_seconds=0.1
     )
     notebook = Notebook(tmp_path)
-    experiment.run(settings, notebook)  # type: ignore[arg-type]  # as much of a context as it needs
+    experiment.run(settings, notebook)
     return notebook.rows
 
 

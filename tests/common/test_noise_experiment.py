@@ -64,8 +64,8 @@ def comparison(ratio: float, is_sure: bool, settled: bool = True) -> Comparison:
     interval = (ratio - 1e-6, ratio + 1e-6) if is_sure else (min(ratio, 0.9), max(ratio, 1.2))
     fields = {field.name: ratio for field in attrs.fields(Estimate)}
     status = "ok" if settled else "noisy"
-    fields |= {"low": interval[0], "high": interval[1], "status": status}  # type: ignore[dict-item]  # of any type
-    estimate = Estimate(**fields)  # type: ignore[arg-type]  # as above
+    fields |= {"low": interval[0], "high": interval[1], "status": status}
+    estimate = Estimate(**fields)
     took = 0.25 if settled else 3.0
     return Comparison(
         estimates={"fast": estimate},
@@ -101,7 +101,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Notebook]:
         monkeypatch.setattr(noise, "_ours", compared)
         monkeypatch.setattr(noise, "_peer", timed)
         notebook = Notebook()
-        noise.run(settings(**changes), notebook)  # type: ignore[arg-type]  # as much of a context as it needs
+        noise.run(settings(**changes), notebook)
         assert set(asked) <= {0.25}  # a peer gets the seconds ours took
         return notebook
 
@@ -190,8 +190,8 @@ def test_peers_alone_make_no_claim(judged: Callable[..., Notebook]) -> None:
 
 def test_the_pair_does_exactly_known_work() -> None:
     slow, fast = noise._pair(1000, 1.09)
-    assert slow.args[1] == 1090  # type: ignore[attr-defined]  # a partial
-    assert fast.args[1] == 1000  # type: ignore[attr-defined]  # a partial
+    assert slow.args[1] == 1090
+    assert fast.args[1] == 1000
     slow()
 
 
@@ -218,6 +218,6 @@ def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
 def test_the_experiment_runs_whole() -> None:
     notebook = Notebook()
     small = settings(repeats=1, busy_truths=[1.0, 1.05], steps=20_000)
-    noise.run(small, notebook)  # type: ignore[arg-type]  # as much of a context as it needs
+    noise.run(small, notebook)
     assert len([row for row in notebook.rows if row["metric"] == "power"]) == 4
     assert len([row for row in notebook.rows if row["metric"] == "settled"]) == 2

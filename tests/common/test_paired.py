@@ -40,7 +40,7 @@ def test_interval_of_few_values_is_their_range() -> None:
 
 
 @given(values, st.randoms(use_true_random=False))
-def test_interval_does_not_depend_on_order(data, order) -> None:  # type: ignore[no-untyped-def]  # hypothesis fills them in
+def test_interval_does_not_depend_on_order(data, order) -> None:
     shuffled = list(data)
     order.shuffle(shuffled)
     assert paired.median_interval(np.array(data)) == paired.median_interval(np.array(shuffled))

@@ -87,5 +87,5 @@ def test_native_sources_of_loaded_kernels_count(toy: Any, monkeypatch: pytest.Mo
         def loaded_sources() -> list[Path]:
             return [kernel, Path("/usr/include/stdio.h")]
 
-    monkeypatch.setitem(sys.modules, "common.native", Native)  # type: ignore[arg-type]  # stands for the module
+    monkeypatch.setitem(sys.modules, "common.native", Native)
     assert provenance.loaded_files(("toy",))["toy/kernel.c"] == kernel.resolve()

@@ -25,7 +25,7 @@ def limits(**changes: object) -> Roofline:
         "contended": False,
         "threads": 1,
     }
-    return Roofline(**(values | changes))  # type: ignore[arg-type]  # values are of many types
+    return Roofline(**(values | changes))
 
 
 @pytest.mark.parametrize(

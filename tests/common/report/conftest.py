@@ -98,7 +98,7 @@ class Sample:
         """List an experiment whose module holds just this charts function."""
         module = ModuleType(f"sample_{name}")
         if charts is not None:
-            module.charts = charts  # type: ignore[attr-defined]  # modules take any name
+            module.charts = charts
         sys.modules[module.__name__] = module
         self.experiments[name] = Experiment(name, module.__name__, ())
         return self.experiments[name]
