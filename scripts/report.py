@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import PAPERS, extras
+from common import extras
+from common.experiment import PACKAGES
 from common.results import ResultsError, Store
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=Path, default=Path("results"), help="folder of the runs (results)"
     )
     parser.add_argument("--readme", action="store_true", help="fill the tables of the READMEs")
-    parser.add_argument("--reported", choices=PAPERS, help="take this paper's rows from the runs")
+    parser.add_argument(
+        "--reported", choices=PACKAGES, help="take this package's rows from the runs"
+    )
     parser.add_argument("--api", action="store_true", help="build the API reference")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write every record to a file")
     return parser
@@ -111,7 +114,7 @@ def _build_api(folder: Path) -> Path:
     pdoc = extras.require("pdoc", "dev", "the API reference")
     folder.mkdir(parents=True, exist_ok=True)
     pdoc.render.configure(docformat="google", show_source=False)
-    pdoc.pdoc("common", *PAPERS, output_directory=folder)
+    pdoc.pdoc(*PACKAGES, output_directory=folder)
     return folder / "index.html"
 
 

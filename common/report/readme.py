@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common import PAPERS
-from common.claims import load
+from common.claims import PACKAGES, load
 from common.record import Record, RunInfo
 from common.report.summary import ClaimRow, build, count, judge_all
+from common.report.wording import UNKNOWN
 from common.results import Run, Store
 
 #: What a row says about its run, beside the record itself.
@@ -50,42 +51,45 @@ def read_reported(path: Path) -> list[Run]:
     """
     if not path.is_file():
         return []
-    records: dict[tuple[str, ...], list[Record]] = {}
+    infos: dict[str, RunInfo] = {}
+    records: dict[str, list[Record]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            run = tuple(str(row.pop(name)) for name in RUN_FIELDS)
-            records.setdefault(run, []).append(Record.from_json(json.dumps(row)))
+            info = _run_info(**{name: str(row.pop(name)) for name in RUN_FIELDS})
+            infos[info.key] = info
+            records.setdefault(info.key, []).append(Record.from_json(json.dumps(row)))
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise ValueError(f"{path}:{number} is not a reported record: {problem}") from None
-    runs = []
-    for (experiment, profile, machine_id, started), found in records.items():
-        info = RunInfo(
-            experiment=experiment,
-            key=f"{profile}-{machine_id}-{started}",
-            settings={},
-            profile=profile,
-            seed=0,
-            threads=1,
-            machine_id=machine_id,
-            started=started,
-            status="ok",
-        )
-        runs.append(Run(info, tuple(found), path))
-    return runs
+    return [Run(infos[key], tuple(found), path) for key, found in records.items()]
+
+
+def _run_info(experiment: str, profile: str, machine_id: str, started: str) -> RunInfo:
+    return RunInfo(
+        experiment=experiment,
+        key=f"{experiment}-{profile}-{machine_id}-{started}",
+        settings={},
+        profile=profile,
+        seed=0,
+        threads=1,
+        machine_id=machine_id,
+        started=started,
+        status="ok",
+    )
 
 
 def fill_readmes(root: Path) -> list[Path]:
     """Fill the generated tables of the checkout's READMEs; return the files that changed."""
     reported = {
-        paper: judge_all(load(paper).values(), read_reported(root / paper / "reported.jsonl"))
-        for paper in PAPERS
+        package: judge_all(load(package).values(), read_reported(root / package / "reported.jsonl"))
+        for package in PACKAGES
     }
     tables = [
-        (root / paper / "README.md", "claims", claims_table(rows))
-        for paper, rows in reported.items()
+        (root / package / "README.md", "claims", claims_table(rows))
+        for package, rows in reported.items()
     ]
-    tables.append((root / "README.md", "headline", headline_table(reported.items())))
+    papers = [(paper, reported[paper]) for paper in PAPERS]
+    tables.append((root / "README.md", "headline", headline_table(papers)))
     changed = []
     for path, marker, table in tables:
         text = path.read_text(encoding="utf-8")
@@ -97,13 +101,18 @@ def fill_readmes(root: Path) -> list[Path]:
 
 
 def claims_table(rows: Sequence[ClaimRow]) -> str:
-    """A package's claims as a Markdown table, then where the numbers were measured."""
+    """A package's claims as a Markdown table, then where the numbers were measured.
+
+    Where no paper gives a value, as for the shared layer, the target stands in its place.
+    """
+    has_paper = any(row.paper != UNKNOWN for row in rows)
+    compared, setting = ("paper", "setting of the paper") if has_paper else ("target", "setting")
     table = _markdown(
-        ("claim", "paper", "here", "verdict", "setting of the paper"),
+        ("claim", compared, "here", "verdict", setting),
         [
             (
                 f"`{row.claim.id}`",
-                row.paper + _source(row),
+                row.paper + _source(row) if has_paper else row.criterion,
                 _here(row),
                 row.word if row.is_measured else f"{row.word}: {row.reason}",
                 f"{row.claim.where}: {row.claim.setting}",
@@ -145,7 +154,7 @@ def _here(row: ClaimRow) -> str:
 
 
 def _source(row: ClaimRow) -> str:
-    return "" if row.claim.source == "read" or row.paper == "—" else f" ({row.claim.source})"
+    return "" if row.claim.source == "read" or row.paper == UNKNOWN else f" ({row.claim.source})"
 
 
 def _measured_by(rows: Iterable[ClaimRow]) -> str:

@@ -7,6 +7,8 @@ from common.criteria import Band, Criterion, Crossover, Near, Order, Ratio, Tren
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 DASH = "\N{EN DASH}"
+#: In place of a value nobody knows.
+UNKNOWN = "\N{EM DASH}"
 
 
 def number(value: float) -> str:
@@ -57,7 +59,7 @@ def interval(low: float | None, high: float | None) -> str:
 def paper_value(value: float | tuple[float, float] | None, unit: str) -> str:
     """The paper's number or range, or an em dash when it is not known."""
     if value is None:
-        return "—"
+        return UNKNOWN
     if isinstance(value, tuple):
         return span(value[0], value[1], unit)
     return as_given(value) + _suffix(unit)
@@ -135,7 +137,7 @@ def sentence(text: str) -> str:
 def duration(seconds: float | None) -> str:
     """How long a run took: 0.4 s | 12 s | 3 min 20 s | 2 h 5 min."""
     if seconds is None:
-        return "—"
+        return UNKNOWN
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -146,7 +146,7 @@ def test_documented_variables_are_read_somewhere() -> None:
 
 @pytest.mark.parametrize(
     ("file", "marker"),
-    [("README.md", "headline"), *((f"{paper}/README.md", "claims") for paper in PAPERS)],
+    [("README.md", "headline"), *((f"{p}/README.md", "claims") for p in (*PAPERS, "common"))],
 )
 def test_generated_table_stands_between_its_markers(file: str, marker: str) -> None:
     text = (ROOT / file).read_text()

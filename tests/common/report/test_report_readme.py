@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common import PAPERS
-from common.claims import load
+from common.claims import PACKAGES, load
 from common.record import Record
 from common.report import readme, summary
 from common.report.summary import judge_all
@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[3]
 def checkout(tmp_path: Path) -> Path:
     """READMEs with their markers, and nothing between them."""
     (tmp_path / "README.md").write_text("# Top\n<!-- headline:begin -->\n<!-- headline:end -->\n")
-    for paper in PAPERS:
-        (tmp_path / paper).mkdir()
-        text = f"# {paper}\n\n<!-- claims:begin -->\nold\n<!-- claims:end -->\n\nThe rest.\n"
-        (tmp_path / paper / "README.md").write_text(text)
+    for name in PACKAGES:
+        (tmp_path / name).mkdir()
+        text = f"# {name}\n\n<!-- claims:begin -->\nold\n<!-- claims:end -->\n\nThe rest.\n"
+        (tmp_path / name / "README.md").write_text(text)
     return tmp_path
 
 
@@ -85,7 +85,7 @@ def test_tables_are_filled_and_the_rest_is_kept(frozen: Any, checkout: Path) -> 
     one_run(frozen)
     readme.write_reported(frozen.store, "ttrec", checkout / "ttrec" / "reported.jsonl")
     changed = readme.fill_readmes(checkout)
-    assert len(changed) == 6
+    assert len(changed) == 7
     text = (checkout / "ttrec" / "README.md").read_text()
     assert text.startswith("# ttrec\n\n<!-- claims:begin -->\n| claim |")
     assert text.endswith("<!-- claims:end -->\n\nThe rest.\n")
@@ -96,21 +96,35 @@ def test_tables_are_filled_and_the_rest_is_kept(frozen: Any, checkout: Path) -> 
 
 
 def test_filling_twice_changes_nothing(checkout: Path) -> None:
-    assert len(readme.fill_readmes(checkout)) == 6
+    assert len(readme.fill_readmes(checkout)) == 7
     assert readme.fill_readmes(checkout) == []
 
 
-def test_headlines_are_the_claims_of_the_abstracts(checkout: Path) -> None:
+def test_headlines_are_those_of_the_papers(checkout: Path) -> None:
     readme.fill_readmes(checkout)
     rows = [line for line in (checkout / "README.md").read_text().splitlines() if line[:3] == "| `"]
-    assert len(rows) == sum(key.split(".")[1] == "abstract" for key in load())
+    assert len(rows) == sum(claim.is_headline for paper in PAPERS for claim in load(paper).values())
+
+
+def test_the_layer_s_own_claims_stand_beside_their_targets(checkout: Path) -> None:
+    own = load("common")["common.ours.noise_false_alarms"]
+    record = Record(own.metric, 2.5, own.unit, claim=own.id)
+    fields = {"experiment": "common_noise", "profile": "full", "machine_id": "m"}
+    fields["started"] = "2026-03-06T10:15:00+00:00"
+    line = json.dumps(fields | json.loads(record.to_json()))
+    (checkout / "common" / "reported.jsonl").write_text(f"{line}\n")
+    readme.fill_readmes(checkout)
+    text = (checkout / "common" / "README.md").read_text()
+    assert "| claim | target | here | verdict | setting |" in text
+    (row,) = [line for line in text.splitlines() if f"| `{own.id}` |" in line]
+    assert "| at most 5% | 2.5% | matched | our own target: " in row
 
 
 def test_every_claim_has_its_row(checkout: Path) -> None:
     readme.fill_readmes(checkout)
-    for paper in PAPERS:
-        text = (checkout / paper / "README.md").read_text()
-        assert all(f"| `{key}` |" in text for key in load(paper))
+    for package in PACKAGES:
+        text = (checkout / package / "README.md").read_text()
+        assert all(f"| `{key}` |" in text for key in load(package))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +140,12 @@ def test_markers_must_stand_once_and_in_order(text: str) -> None:
         readme.replace_between(text, "claims", "table", Path("README.md"))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"metric": "speedup"}', '"text"'])
+WRONG_START = {"experiment": "a_b", "profile": "quick", "machine_id": "m", "started": "soon"}
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"metric": "speedup"}', '"text"', json.dumps(WRONG_START)]
+)
 def test_broken_row_is_named_with_its_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "reported.jsonl"
     path.write_text(f"{line}\n")
@@ -138,11 +157,11 @@ def test_a_bar_in_a_text_does_not_split_its_cell() -> None:
     assert readme._cell("a|b\nc") == "a\\|b c"
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_committed_table_agrees_with_the_committed_rows(paper: str) -> None:
-    path = ROOT / paper / "README.md"
-    runs = readme.read_reported(ROOT / paper / "reported.jsonl")
-    table = readme.claims_table(judge_all(load(paper).values(), runs))
+@pytest.mark.parametrize("package", PACKAGES)
+def test_committed_table_agrees_with_the_committed_rows(package: str) -> None:
+    path = ROOT / package / "README.md"
+    runs = readme.read_reported(ROOT / package / "reported.jsonl")
+    table = readme.claims_table(judge_all(load(package).values(), runs))
     text = path.read_text()
     agrees = readme.replace_between(text, "claims", table, path) == text
-    assert agrees, f"run python -m scripts.report --readme to bring {paper}/README.md up to date"
+    assert agrees, f"run python -m scripts.report --readme to bring {package}/README.md up to date"

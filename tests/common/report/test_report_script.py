@@ -85,6 +85,17 @@ def test_reported_takes_the_paper_s_rows(
     assert len((tmp_path / "ttrec" / "reported.jsonl").read_text().splitlines()) == 1
 
 
+def test_reported_takes_the_layer_s_rows(
+    sample: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record("false_alarms", 2.0, "%", claim="common.ours.noise_false_alarms")
+    sample.run("common_noise", [record])
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    (tmp_path / "common").mkdir()
+    assert report.main(["--results", str(sample.root), "--reported", "common"]) == 0
+    assert len((tmp_path / "common" / "reported.jsonl").read_text().splitlines()) == 1
+
+
 def test_reported_of_a_paper_without_rows_is_refused(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
