@@ -75,7 +75,7 @@ def render(summary: Summary, drawn: Mapping[str, Sequence[Figure]], folder: Path
         "plural": wording.plural,
         "duration": wording.duration,
         "minute": lambda started: started[:16].replace("T", " "),
-        "percent": lambda share: "—" if share is None else f"{100 * share:.1f}%",
+        "percent": lambda share: wording.UNKNOWN if share is None else f"{100 * share:.1f}%",
         "across": lambda place: round(6 + 108 * place, 1),
         "stretch": lambda length: round(108 * length, 1),
         "facts": machine_facts,
@@ -156,7 +156,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("machine", info.machine_id),
         ("code", revision),
         ("took", wording.duration(info.seconds)),
-        ("peak memory", "—" if info.peak_mb is None else f"{info.peak_mb:,.0f} MB"),
+        ("peak memory", wording.UNKNOWN if info.peak_mb is None else f"{info.peak_mb:,.0f} MB"),
     ]
     if info.contended:
         facts.append(("contended", "other runs shared the machine"))
@@ -188,7 +188,7 @@ _FACT_LABELS = {
 def _fact(name: str, value: object) -> str:
     match value:
         case None:
-            return "—"
+            return wording.UNKNOWN
         case Mapping() if name.endswith("_bytes"):
             return ", ".join(f"{level} {_size(size)}" for level, size in value.items())
         case Mapping():

@@ -95,7 +95,7 @@ class ClaimRow:
     def ours(self) -> str:
         """The value that decided the verdict, with its unit, or a dash."""
         if self.judgement is None or self.judgement.value is None:
-            return "—"
+            return wording.UNKNOWN
         if not self.interval:
             return wording.exact(self.judgement.value, self.claim.unit)
         return wording.with_unit(self.judgement.value, self.claim.unit)

@@ -100,7 +100,7 @@ def _text(content: str, console: Console, style: str = "") -> Text:
     """Text without markup; in ASCII where the console knows no more."""
     if not _is_unicode(console):
         content = content.replace(wording.TIMES, "x").replace(wording.DASH, "-")
-        content = content.replace("—", "-").encode("ascii", "replace").decode()
+        content = content.replace(wording.UNKNOWN, "-").encode("ascii", "replace").decode()
     return Text(content, style=style)
 
 
