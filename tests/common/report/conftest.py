@@ -96,7 +96,8 @@ class Sample:
 
     def declare(self, name: str, charts: Callable[..., Any] | None) -> Experiment:
         """List an experiment whose module holds just this charts function."""
-        module = ModuleType(f"sample_{name}")
+        # A name of this sample's own: several live at once, and each forgets its modules.
+        module = ModuleType(f"{self.root.parent.name}_{name}")
         if charts is not None:
             module.charts = charts
         sys.modules[module.__name__] = module
