@@ -1,21 +1,28 @@
-/* Matrix product C = f(A B) for one thread: panels, a register-blocked kernel, and a driver.
+/* Matrix product C = f(A B) for one thread: packed panels, register-blocked kernels, two drivers.
 
    Index notation: c[i, j] = f(sum_p a[i, p] * b[p, j], i, j); a (m, k), b (k, n), c (m, n).
 
-   B lies in panels of `panel_columns` columns, [panel][p][column], zeros in the columns past n, so
-   the kernel reads it as one stream. A is packed inside, `kernel_rows` rows at a time, [p][row].
+   B lies in panels of `panel_columns` columns, [panel][step][column], zeros in the columns past n,
+   so the kernel reads it as one stream. A is packed inside, `kernel_rows` rows at a time,
+   [step][row]. A step is one 32-bit lane: one float, or, where the processor multiplies pairs of
+   bf16, two of them. Elsewhere bf16 is widened to float when it is packed.
+
    A block of 14 rows x 2 vectors (AVX-512; 6 x 2 with AVX2's 16 registers) keeps 28 independent
-   sums: enough to hide a 4-cycle FMA at two a cycle, with 16 loads for 28 FMAs.
+   sums: enough to hide a 4-cycle multiply-add at two a cycle, with 16 loads for 28 of them.
+   Few rows have few sums, so they take several panels at once.
 
    f is a functor: vec operator()(vec sum, int64_t row, int64_t column, int lanes), called once for
-   every element when its sum is complete. It may read other arrays at (row, column .. column+lanes).
+   every element when its sum is complete; its result is stored in c. It may read other arrays at
+   (row, column .. column + lanes), for a step of an optimizer c itself.
 
-   The order of additions in every c[i, j] depends on k alone: not on m, n, threads or the place of
-   (i, j), so results are equal bit for bit however the product is split by rows or panels. */
+   Every c[i, j] is summed in the order of p over `depth` steps at a time, and these sums in order
+   again, after the old c[i, j] with `adds`; whatever m, n, the place of (i, j) and the split into
+   threads are. So its bits are the same always. */
 #ifndef MLSYS21_GEMM_H
 #define MLSYS21_GEMM_H
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "simd.h"
@@ -24,49 +31,146 @@ namespace gemm {
 
 using simd::vec;
 
+struct bf16 {
+  uint16_t bits;
+};
+
 /* width 16: 28 sums + 2 of b + 1 of a in 32 registers; width 8: 12 + 2 + 1 in 16. */
 constexpr int kernel_rows = simd::width == 16 ? 14 : simd::width == 1 ? 4 : 6;
 constexpr int panel_vectors = simd::width == 1 ? 4 : 2;
 constexpr int panel_columns = panel_vectors * simd::width;
 
-/* Depth of one pass: a panel of it (512 x 32 x 4 B) stays in L2 beside the packed rows, and the
+/* Steps of one pass: a panel of it (512 x 32 x 4 B) stays in L2 beside the packed rows, and the
    sums are written and read again once per pass only. */
 constexpr int64_t depth = 512;
-constexpr int64_t block_rows = 24 * kernel_rows;
-/* How far ahead of its use B is asked for, in rows of a panel: beyond what the prefetcher sees. */
+/* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
+/* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
 constexpr int64_t ahead = 96;
+constexpr int64_t rows_ahead = 24;
+constexpr int64_t block_rows = 24 * kernel_rows;
+/* Panels of an unpacked B that are packed before more than block_rows rows use them. */
+constexpr int64_t group_panels = 32;
 
-constexpr int64_t panels(int64_t n) { return (n + panel_columns - 1) / panel_columns; }
-constexpr int64_t packed_size(int64_t k, int64_t n) { return panels(n) * panel_columns * k; }
-constexpr int64_t workspace_size() { return block_rows * depth + simd::width; }
-
-/* Strides of a matrix in elements: (row, column). */
-struct View {
-  const float *data;
-  int64_t row, column;
-};
-
-/* out = panels of b; any strides, fast where one of them is 1. */
-inline void pack_panel(View b, int64_t k, int64_t columns, float *out) {
-  if (b.column == 1 && columns == panel_columns) {
-    for (int64_t p = 0; p < k; p++, out += panel_columns)
-      std::memcpy(out, b.data + p * b.row, panel_columns * sizeof(float));
-    return;
-  }
-  for (int64_t p = 0; p < k; p++, out += panel_columns)
-    for (int64_t j = 0; j < panel_columns; j++)
-      out[j] = j < columns ? b.data[p * b.row + j * b.column] : 0.0f;
+/* Panels taken at once by a block of few rows, so that there are at least 8 sums under way. */
+constexpr int panels_at_once(int rows) {
+  if (simd::width == 16) return rows <= 2 ? 4 : rows <= 6 ? 2 : 1;
+  if (simd::width == 8) return rows == 1 ? 4 : rows == 2 ? 2 : 1;
+  return 1;
 }
 
-inline void pack_b(View b, int64_t k, int64_t n, float *out) {
-  for (int64_t j = 0; j < n; j += panel_columns)
-    pack_panel({b.data + j * b.column, b.row, b.column}, k,
-               std::min<int64_t>(panel_columns, n - j), out + j * k);
+/* A matrix of any strides, in elements: (row, column). */
+template <class E> struct Strided {
+  const E *data;
+  int64_t row, column;
+  const E *at(int64_t i, int64_t j) const { return data + i * row + j * column; }
+  Strided from(int64_t i, int64_t j) const { return {at(i, j), row, column}; }
+};
+using View = Strided<float>;
+
+/* ---- Lanes: what 32 bits of a packed row hold, from elements of type E ---- */
+
+typedef uint16_t half_vec __attribute__((vector_size(simd::width * 2)));
+typedef half_vec loose_half_vec __attribute__((aligned(1), may_alias));
+
+SIMD_INLINE vec widen(half_vec v) {
+  typedef uint32_t uvec __attribute__((vector_size(simd::width * 4)));
+  return reinterpret_cast<vec>(__builtin_convertvector(v, uvec) << 16);
+}
+SIMD_INLINE float widen(bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+/* To nearest, ties to even; NaN stays NaN. */
+SIMD_INLINE half_vec narrow(vec v) {
+#if defined(__AVX512BF16__) && !defined(SIMD_SCALAR)
+  return half_vec(_mm512_cvtneps_pbh(__m512(v)));
+#else
+  typedef uint32_t uvec __attribute__((vector_size(simd::width * 4)));
+  const uvec bits = reinterpret_cast<uvec>(v);
+  const uvec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const uvec quiet = (bits >> 16) | 0x40;
+  return __builtin_convertvector(v == v ? rounded : quiet, half_vec);
+#endif
+}
+
+/* One element in each lane. */
+template <class E> struct Single {
+  static constexpr int terms = 1;
+  /* Lanes 0 .. width of one row, consecutive in memory along columns (pitch unused). */
+  static SIMD_INLINE vec along_columns(const E *p, int64_t) {
+    if constexpr (std::is_same_v<E, float>)
+      return simd::load(p);
+    else
+      return widen(*reinterpret_cast<const loose_half_vec *>(p));
+  }
+  /* Lanes of consecutive steps, consecutive in memory. */
+  static SIMD_INLINE vec along_steps(const E *p) { return along_columns(p, 0); }
+  static SIMD_INLINE float one(const E *p, int64_t, int64_t) {
+    if constexpr (std::is_same_v<E, float>)
+      return *p;
+    else
+      return widen(*p);
+  }
+  static SIMD_INLINE vec broadcast(const float *p) { return simd::broadcast(*p); }
+  static SIMD_INLINE vec multiply_add(vec sum, vec left, vec right) { return sum + left * right; }
+};
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && !defined(SIMD_SCALAR)
+/* Two consecutive elements along p in each lane, the first in the low half. */
+template <class E> struct Pair {
+  static constexpr int terms = 2;
+  static SIMD_INLINE vec along_columns(const E *p, int64_t pitch) {
+    const simd::ivec low = simd::bits(widen(*reinterpret_cast<const loose_half_vec *>(p)));
+    const vec high = widen(*reinterpret_cast<const loose_half_vec *>(p + pitch));
+    return simd::from_bits(simd::bits(high) | ((low >> 16) & 0xffff));
+  }
+  static SIMD_INLINE vec along_steps(const E *p) {
+    return simd::load(reinterpret_cast<const float *>(p));
+  }
+  /* `left` elements remain from p on; past the end is 0. */
+  static SIMD_INLINE float one(const E *p, int64_t pitch, int64_t left) {
+    const uint32_t bits = p->bits | (left > 1 ? static_cast<uint32_t>(p[pitch].bits) << 16 : 0);
+    float lane;
+    std::memcpy(&lane, &bits, sizeof lane);
+    return lane;
+  }
+  static SIMD_INLINE vec broadcast(const float *p) {
+    int32_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return vec(_mm512_set1_epi32(bits));
+  }
+  static SIMD_INLINE vec multiply_add(vec sum, vec left, vec right) {
+    return vec(_mm512_dpbf16_ps(__m512(sum), reinterpret_cast<__m512bh>(left),
+                                reinterpret_cast<__m512bh>(right)));
+  }
+};
+template <class E> using Lane = std::conditional_t<std::is_same_v<E, bf16>, Pair<E>, Single<E>>;
+#else
+template <class E> using Lane = Single<E>;
+#endif
+
+template <class E> constexpr int64_t steps_of(int64_t k) {
+  return (k + Lane<E>::terms - 1) / Lane<E>::terms;
+}
+
+/* ---- Packing ---- */
+
+constexpr int64_t panels(int64_t n) { return (n + panel_columns - 1) / panel_columns; }
+/* Floats of packed B. */
+template <class E = float> constexpr int64_t packed_size(int64_t k, int64_t n) {
+  return panels(n) * panel_columns * steps_of<E>(k);
+}
+/* Floats of workspace each thread needs of its own. */
+constexpr int64_t workspace_size() { return block_rows * depth + simd::width; }
+constexpr int64_t unpacked_workspace_size() {
+  return workspace_size() + group_panels * panel_columns * depth;
 }
 
 /* One step of a transposition in registers: swap the blocks `distance` apart. */
-template <int distance>
-SIMD_INLINE void exchange(vec (&rows)[simd::width]) {
+template <int distance> SIMD_INLINE void exchange(vec (&rows)[simd::width]) {
   simd::ivec low, high;
   for (int lane = 0; lane < simd::width; lane++) {
     low[lane] = lane & distance ? simd::width + (lane ^ distance) : lane;
@@ -81,100 +185,241 @@ SIMD_INLINE void exchange(vec (&rows)[simd::width]) {
     }
 }
 
-/* rows x k of a, as [p][row]. Writes up to `width` floats past the end of out. */
-inline void pack_a(View a, int64_t rows, int64_t k, float *out) {
-  if (a.row == 1) {
-    for (int64_t p = 0; p < k; p++)
-      for (int64_t i = 0; i < rows; i++) out[p * rows + i] = a.data[i + p * a.column];
+SIMD_INLINE void transpose(vec (&rows)[simd::width]) {
+  if constexpr (simd::width >= 16) exchange<8>(rows);
+  if constexpr (simd::width >= 8) exchange<4>(rows);
+  if constexpr (simd::width >= 4) exchange<2>(rows);
+  if constexpr (simd::width >= 2) exchange<1>(rows);
+}
+
+/* out[step * pitch + i] = the lane of row i at `step`, for x (rows, k), rows <= width.
+   May write up to `width` floats past the last row of a step, before that place is written. */
+template <class E>
+inline void pack_rows(Strided<E> x, int64_t rows, int64_t k, int64_t pitch, float *out) {
+  using L = Lane<E>;
+  const int64_t steps = steps_of<E>(k);
+  int64_t s = 0;
+  if (simd::width > 1 && x.column == 1) {
+    for (; (s + simd::width) * L::terms <= k; s += simd::width) {
+      vec block[simd::width];
+#pragma GCC unroll 16
+      for (int i = 0; i < simd::width; i++)
+        block[i] = i < rows ? L::along_steps(x.at(i, s * L::terms)) : vec{};
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < simd::width; i++) simd::store(out + (s + i) * pitch, block[i]);
+    }
+  } else if (simd::width > 1 && x.row == 1 && rows == simd::width) {
+    for (; (s + 1) * L::terms <= k; s++)
+      simd::store(out + s * pitch, L::along_columns(x.at(0, s * L::terms), x.column));
+  }
+  for (; s < steps; s++)
+    for (int64_t i = 0; i < rows; i++)
+      out[s * pitch + i] = L::one(x.at(i, s * L::terms), x.column, k - s * L::terms);
+}
+
+/* One panel of `columns` <= panel_columns columns of b. */
+template <class E>
+inline void pack_panel(Strided<E> b, int64_t k, int64_t columns, float *out) {
+  if (columns < panel_columns)
+    std::memset(out, 0, steps_of<E>(k) * panel_columns * sizeof(float));
+  if (b.column == 1 && columns == panel_columns) {
+    using L = Lane<E>;
+    int64_t s = 0;
+    for (; (s + 1) * L::terms <= k; s++)
+#pragma GCC unroll 4
+      for (int v = 0; v < panel_vectors; v++)
+        simd::store(out + s * panel_columns + v * simd::width,
+                    L::along_columns(b.at(s * L::terms, v * simd::width), b.row));
+    if (s < steps_of<E>(k))
+      for (int64_t j = 0; j < columns; j++)
+        out[s * panel_columns + j] = L::one(b.at(s * L::terms, j), b.row, 1);
     return;
   }
-  int64_t p = 0;
-  if constexpr (simd::width > 1) {
-    if (a.column == 1 && rows <= simd::width)
-      for (; p + simd::width <= k; p += simd::width) {
-        vec block[simd::width];
-#pragma GCC unroll 16
-        for (int i = 0; i < simd::width; i++)
-          block[i] = i < rows ? simd::load(a.data + i * a.row + p) : vec{};
-        if constexpr (simd::width >= 16) exchange<8>(block);
-        if constexpr (simd::width >= 8) exchange<4>(block);
-        exchange<2>(block);
-        exchange<1>(block);
-        /* Each store runs into the next row's place, which is written after it. */
-#pragma GCC unroll 16
-        for (int i = 0; i < simd::width; i++) simd::store(out + (p + i) * rows, block[i]);
-      }
+  if (columns < panel_columns) {
+    for (int64_t s = 0; s < steps_of<E>(k); s++)
+      for (int64_t j = 0; j < columns; j++)
+        out[s * panel_columns + j] =
+            Lane<E>::one(b.at(s * Lane<E>::terms, j), b.row, k - s * Lane<E>::terms);
+    return;
   }
-  for (; p < k; p++)
-    for (int64_t i = 0; i < rows; i++) out[p * rows + i] = a.data[i * a.row + p * a.column];
+  /* The columns of b are the rows of its transpose. */
+  for (int v = 0; v < panel_vectors; v++)
+    pack_rows<E>({b.at(0, v * simd::width), b.column, b.row}, simd::width, k, panel_columns,
+                 out + v * simd::width);
 }
 
-/* sums of rows x panel over k steps; a packed, b with `stride` floats from step to step. */
-template <int rows>
-SIMD_INLINE void multiply(int64_t k, const float *a, const float *b, int64_t stride,
-                          vec (&sums)[rows][panel_vectors]) {
-  for (int64_t p = 0; p < k; p++, a += rows, b += stride) {
-    vec right[panel_vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < panel_vectors; v++) {
-      right[v] = simd::load(b + v * simd::width);
-      __builtin_prefetch(b + ahead * panel_columns + v * simd::width);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
-      const vec left = simd::broadcast(a[i]);
-#pragma GCC unroll 4
-      for (int v = 0; v < panel_vectors; v++) sums[i][v] += left * right[v];
-    }
-  }
+/* out = panels of b; packed_size<E>(k, n) floats. Any strides, fast where one of them is 1. */
+template <class E> inline void pack_b(Strided<E> b, int64_t k, int64_t n, float *out) {
+  for (int64_t j = 0; j < n; j += panel_columns)
+    pack_panel<E>(b.from(0, j), k, std::min<int64_t>(panel_columns, n - j),
+                  out + j * steps_of<E>(k));
+}
+inline void pack_b(View b, int64_t k, int64_t n, float *out) { pack_b<float>(b, k, n, out); }
+
+/* rows x k of a, as [step][row]. Writes up to `width` floats past the end of out. */
+template <class E> inline void pack_a(Strided<E> a, int64_t rows, int64_t k, float *out) {
+  pack_rows<E>(a, rows, k, rows, out);
 }
 
-/* Write the sums of one block, through f if they are complete. c += when `adds`. */
-template <int rows, class F>
-SIMD_INLINE void finish(const vec (&sums)[rows][panel_vectors], float *c, int64_t ldc, int64_t row,
-                        int64_t column, int64_t columns, bool adds, bool is_complete, const F &f) {
+/* ---- The kernel ---- */
+
+/* B as packed panels, `next` floats apart. */
+template <class E> struct FromPanels {
+  using L = Lane<E>;
+  const float *at;
+  int64_t next, distance;
+  SIMD_INLINE vec load(int v) const {
+    const float *p = at + (v / panel_vectors) * next + (v % panel_vectors) * simd::width;
+    __builtin_prefetch(p + distance);
+    return simd::load(p);
+  }
+  SIMD_INLINE void step() { at += panel_columns; }
+};
+
+/* B as it is, row-major, whole vectors of columns. */
+template <class E> struct FromRows {
+  using L = Lane<E>;
+  const E *at;
+  int64_t pitch, distance;
+  SIMD_INLINE vec load(int v) const {
+    const E *p = at + v * simd::width;
+    __builtin_prefetch(p + distance);
+    if (L::terms > 1) __builtin_prefetch(p + distance + pitch);
+    return L::along_columns(p, pitch);
+  }
+  SIMD_INLINE void step() { at += L::terms * pitch; }
+};
+
+/* Where a block's sums go: `partial` until they are complete, then `out`, both at (row, column).
+   For an Out of float they are the same. */
+template <class Out> struct Target {
+  float *partial;
+  int64_t partial_pitch;
+  Out *out;
+  int64_t pitch;
+  int64_t row, column, columns;
+  bool adds_partial, adds_out, is_complete;
+};
+
+/* f's code is large: apply it in a loop rather than once for every register. */
+template <class F, class = void> struct is_large : std::false_type {};
+template <class F> struct is_large<F, std::enable_if_t<F::is_large>> : std::true_type {};
+
+SIMD_INLINE vec load_first(const float *p, int lanes) { return simd::load_first(p, lanes); }
+SIMD_INLINE vec load_first(const bf16 *p, int lanes) {
+  half_vec h = {};
+  if (lanes == simd::width)
+    h = *reinterpret_cast<const loose_half_vec *>(p);
+  else
+    for (int i = 0; i < lanes; i++) h[i] = p[i].bits;
+  return widen(h);
+}
+SIMD_INLINE void store_first(float *p, vec v, int lanes) { simd::store_first(p, v, lanes); }
+SIMD_INLINE void store_first(bf16 *p, vec v, int lanes) {
+  const half_vec h = narrow(v);
+  if (lanes == simd::width)
+    *reinterpret_cast<loose_half_vec *>(p) = h;
+  else
+    for (int i = 0; i < lanes; i++) p[i].bits = h[i];
+}
+
+/* Add what is there, apply f if complete, and store: one vector of row i, its first lanes. */
+template <class Out, class F>
+SIMD_INLINE void finish_vector(vec sum, const Target<Out> &t, int i, int v, int lanes, const F &f) {
+  float *partial = t.partial + i * t.partial_pitch + v * simd::width;
+  Out *out = t.out + i * t.pitch + v * simd::width;
+  if (t.adds_partial) sum = load_first(partial, lanes) + sum;
+  if (t.adds_out) sum = load_first(out, lanes) + sum;
+  if (t.is_complete)
+    store_first(out, f(sum, t.row + i, t.column + v * simd::width, lanes), lanes);
+  else
+    store_first(partial, sum, lanes);
+}
+
+template <int rows, int vectors, class Out, class F>
+SIMD_INLINE void finish(const vec (&sums)[rows][vectors], const Target<Out> &t, const F &f) {
+  if (t.columns >= vectors * simd::width && !is_large<F>::value) {
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; v++) finish_vector(sums[i][v], t, i, v, simd::width, f);
+    return;
+  }
+  vec tile[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-    for (int v = 0; v < panel_vectors; v++) {
-      const int lanes = static_cast<int>(
-          std::clamp<int64_t>(columns - v * simd::width, 0, simd::width));
-      float *out = c + i * ldc + v * simd::width;
-      vec sum = sums[i][v];
-      if (lanes == simd::width) {
-        if (adds) sum += simd::load(out);
-        if (is_complete) sum = f(sum, row + i, column + v * simd::width, lanes);
-        simd::store(out, sum);
-      } else if (lanes > 0) {
-        if (adds) sum += simd::load_first(out, lanes);
-        if (is_complete) sum = f(sum, row + i, column + v * simd::width, lanes);
-        simd::store_first(out, sum, lanes);
-      }
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) tile[i][v] = sums[i][v];
+#pragma GCC unroll 1
+  for (int i = 0; i < rows; i++)
+#pragma GCC unroll 1
+    for (int v = 0; v < vectors; v++) {
+      const int64_t left = t.columns - v * simd::width;
+      if (left > 0)
+        finish_vector(tile[i][v], t, i, v, static_cast<int>(std::min<int64_t>(left, simd::width)), f);
     }
 }
 
-template <int rows, class F>
-__attribute__((noinline)) void block(int64_t k, const float *a, const float *b, int64_t stride,
-                                     float *c, int64_t ldc, int64_t row, int64_t column,
-                                     int64_t columns, bool adds, bool is_complete, const F &f) {
-  vec sums[rows][panel_vectors] = {};
-  multiply<rows>(k, a, b, stride, sums);
-  finish<rows>(sums, c, ldc, row, column, columns, adds, is_complete, f);
+/* sums[i][v] += a (packed, [step][rows]) times b; b is kept at `keep` as one panel if asked to. */
+template <int rows, int vectors, bool keeps = false, class Right>
+SIMD_INLINE void multiply(int64_t steps, const float *a, Right b, float *keep,
+                          vec (&sums)[rows][vectors]) {
+  for (int64_t s = 0; s < steps; s++, a += rows) {
+    vec right[vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) {
+      right[v] = b.load(v);
+      if constexpr (keeps) simd::store(keep + v * simd::width, right[v]);
+    }
+    b.step();
+    if constexpr (keeps) keep += vectors * simd::width;
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+      const vec left = Right::L::broadcast(a + i);
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; v++)
+        sums[i][v] = Right::L::multiply_add(sums[i][v], left, right[v]);
+    }
+  }
 }
 
-template <class F>
-using Block = void (*)(int64_t, const float *, const float *, int64_t, float *, int64_t, int64_t,
-                       int64_t, int64_t, bool, bool, const F &);
+template <int rows, int wide, bool keeps, class Right, class Out, class F>
+__attribute__((noinline)) void block(int64_t steps, const float *a, Right b, float *keep,
+                                     const Target<Out> &t, const F &f) {
+  constexpr int vectors = wide * panel_vectors;
+  /* C arrives while the products are summed. */
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v += 16 / simd::width * (4 / (int)sizeof(Out)))
+      __builtin_prefetch(t.out + i * t.pitch + v * simd::width, 1);
+  vec sums[rows][vectors] = {};
+  multiply<rows, vectors, keeps>(steps, a, b, keep, sums);
+  finish<rows>(sums, t, f);
+}
 
-/* block<rows, F> for rows known at run time only. */
-template <class F, int... i>
-Block<F> block_of(int rows, std::integer_sequence<int, i...>) {
-  static constexpr Block<F> table[] = {block<i + 1, F>...};
-  return table[rows - 1];
-}
-template <class F> Block<F> block_of(int64_t rows) {
-  return block_of<F>(static_cast<int>(rows), std::make_integer_sequence<int, kernel_rows>());
-}
+/* Blocks for a number of rows known at run time only. */
+template <class Right, class Out, class F> struct Blocks {
+  using Function = void (*)(int64_t, const float *, Right, float *, const Target<Out> &, const F &);
+  template <bool is_wide, int... i>
+  static Function pick(int64_t rows, std::integer_sequence<int, i...>) {
+    static constexpr Function table[] = {
+        block<i + 1, is_wide ? panels_at_once(i + 1) : 1, false, Right, Out, F>...};
+    return table[rows - 1];
+  }
+  template <int... i> static Function pick_keeping(int64_t rows, std::integer_sequence<int, i...>) {
+    static constexpr Function table[] = {block<fewest + i, 1, true, Right, Out, F>...};
+    return table[rows - fewest];
+  }
+  /* Rows that fill several blocks are dealt out evenly, so no block is nearly empty. */
+  static constexpr int fewest = (kernel_rows + 1) / 2;
+  using Any = std::make_integer_sequence<int, kernel_rows>;
+  using Many = std::make_integer_sequence<int, kernel_rows - fewest + 1>;
+  static Function wide(int64_t rows) { return pick<true>(rows, Any()); }
+  static Function narrow(int64_t rows) { return pick<false>(rows, Any()); }
+  static Function keeping(int64_t rows) { return pick_keeping(rows, Many()); }
+};
 
 /* Rows are dealt to blocks as evenly as can be: 16 rows are 8 + 8, not 14 + 2. */
 struct Split {
@@ -184,34 +429,153 @@ struct Split {
   int64_t size(int64_t i) const { return base + (i < longer); }
 };
 
+/* ---- Drivers ---- */
+
+/* What every driver is told about its product. `partial`, for an Out narrower than float and k
+   beyond one pass: block_rows * n floats; else null. */
+template <class E, class Out, class F> struct Product {
+  Strided<E> a;
+  Out *c;
+  int64_t ldc, m, n, k, first, last;
+  bool adds;
+  const F &f;
+  float *workspace, *partial;
+
+  Target<Out> target(int64_t top, int64_t row, int64_t panel, int64_t step, int64_t end) const {
+    const int64_t column = panel * panel_columns;
+    Out *out = c + row * ldc + column;
+    const bool is_complete = end == steps_of<E>(k);
+    if constexpr (std::is_same_v<Out, float>)
+      return {out, ldc, out, ldc, row, column, n - column, adds || step > 0, false, is_complete};
+    else
+      return {partial + (row - top) * n + column, n, out, ldc, row, column, n - column, step > 0,
+              adds && step == 0, is_complete};
+  }
+  int64_t terms(int64_t step, int64_t end) const {
+    return std::min(k, end * Lane<E>::terms) - step * Lane<E>::terms;
+  }
+};
+
+template <class E, class Out, class F>
+void run_product(const Product<E, Out, F> &x, const float *panels_of_b) {
+  const int64_t all = steps_of<E>(x.k);
+  const int64_t next = all * panel_columns;
+  /* Few rows: the whole depth of a panel after another, so that B is one uninterrupted stream. */
+  const bool is_few = x.m <= 2 * kernel_rows;
+  const int64_t most = is_few ? workspace_size() / (2 * kernel_rows) / depth * depth : depth;
+  for (int64_t step = 0; step < all || step == 0; step += most) {
+    const int64_t end = std::min(all, step + most), steps = end - step;
+    for (int64_t top = 0; top < x.m; top += block_rows) {
+      const Split split(std::min(block_rows, x.m - top));
+      int64_t row = top;
+      for (int64_t i = 0; i < split.blocks; row += split.size(i++))
+        pack_a<E>(x.a.from(row, step * Lane<E>::terms), split.size(i), x.terms(step, end),
+                  x.workspace + (row - top) * steps);
+      const int64_t at_once = split.blocks == 1 ? panels_at_once(split.base) : 1;
+      for (int64_t panel = x.first, taken = 0; panel < x.last; panel += taken) {
+        taken = x.last - panel >= at_once ? at_once : 1;
+        for (int64_t from = step; from < end || from == step; from += depth) {
+          const int64_t to = std::min(end, from + depth);
+          FromPanels<E> right{panels_of_b + panel * next + from * panel_columns, next,
+                              ahead * panel_columns};
+          row = top;
+          for (int64_t i = 0; i < split.blocks; row += split.size(i++)) {
+            const int64_t rows = split.size(i);
+            if (i > 0) right.distance = i + 1 == split.blocks ? (is_few ? depth * panel_columns : next) : 0;
+            using B = Blocks<FromPanels<E>, Out, F>;
+            (taken > 1 ? B::wide(rows) : B::narrow(rows))(
+                to - from, x.workspace + (row - top) * steps + (from - step) * rows, right, nullptr,
+                x.target(top, row, panel, from, to), x.f);
+          }
+        }
+      }
+    }
+  }
+}
+
 /* c = f(a b) (or f(c + a b) with `adds`) for b in panels.
 
    a, c, n, first .. last: the whole product's; this call does the panels first .. last - 1, so
    that threads can share a product. workspace: workspace_size() floats of this thread's own. */
-template <class F>
-void run(View a, const float *panels_of_b, float *c, int64_t ldc, int64_t m, int64_t n, int64_t k,
-         int64_t first, int64_t last, bool adds, const F &f, float *workspace) {
-  for (int64_t p = 0; p < k || p == 0; p += depth) {
-    const int64_t steps = std::min(depth, k - p);
-    const bool is_complete = p + steps == k;
-    for (int64_t top = 0; top < m; top += block_rows) {
-      const Split split(std::min(block_rows, m - top));
-      int64_t row = top;
-      for (int64_t i = 0; i < split.blocks; row += split.size(i++))
-        pack_a({a.data + row * a.row + p * a.column, a.row, a.column}, split.size(i), steps,
-               workspace + (row - top) * steps);
-      for (int64_t panel = first; panel < last; panel++) {
-        const int64_t column = panel * panel_columns;
-        const float *b = panels_of_b + column * k + p * panel_columns;
-        row = top;
+template <class E, class Out, class F>
+void run(Strided<E> a, const float *panels_of_b, Out *c, int64_t ldc, int64_t m, int64_t n,
+         int64_t k, int64_t first, int64_t last, bool adds, const F &f, float *workspace,
+         float *partial = nullptr) {
+  run_product(Product<E, Out, F>{a, c, ldc, m, n, k, first, last, adds, f, workspace, partial},
+              panels_of_b);
+}
+
+template <class E, class Out, class F>
+void run_unpacked_product(const Product<E, Out, F> &x, Strided<E> b) {
+  using L = Lane<E>;
+  const int64_t all = steps_of<E>(x.k);
+  float *const packed = x.workspace + workspace_size();
+  const bool is_rows = b.column == 1 && x.k % L::terms == 0;
+  const bool is_single = x.m <= kernel_rows;
+  /* The panel that n ends in has no whole vectors to read. */
+  const int64_t whole = is_rows ? std::min(x.last, x.n / panel_columns) : x.first;
+  /* Few rows of B's own fit between two of its rows far apart: then the next panels are asked for
+     instead, which lie in the same rows. */
+  const int64_t distance = is_single && b.row * int64_t(sizeof(E)) > 4096
+                               ? panels_at_once(x.m) * panel_columns
+                               : rows_ahead * L::terms * b.row;
+  const auto strided = [&](int64_t panel, int64_t step) {
+    return FromRows<E>{b.at(step * L::terms, panel * panel_columns), b.row, distance};
+  };
+  const auto from_panel = [&](const float *p) { return FromPanels<E>{p, 0, ahead * panel_columns}; };
+  for (int64_t left = x.first; left < x.last; left += group_panels) {
+    const int64_t right = std::min(x.last, left + group_panels);
+    for (int64_t step = 0; step < all || step == 0; step += depth) {
+      const int64_t end = std::min(all, step + depth), steps = end - step;
+      for (int64_t top = 0; top < x.m; top += block_rows) {
+        const Split split(std::min(block_rows, x.m - top));
+        int64_t row = top;
         for (int64_t i = 0; i < split.blocks; row += split.size(i++))
-          block_of<F>(split.size(i))(steps, workspace + (row - top) * steps, b, panel_columns,
-                                     c + row * ldc + column, ldc, row, column,
-                                     std::min<int64_t>(panel_columns, n - column), adds || p > 0,
-                                     is_complete, f);
+          pack_a<E>(x.a.from(row, step * L::terms), split.size(i), x.terms(step, end),
+                    x.workspace + (row - top) * steps);
+        int64_t panel = left;
+        if (is_single && whole > left) {
+          using B = Blocks<FromRows<E>, Out, F>;
+          const int64_t at_once = panels_at_once(split.base), stop = std::min(whole, right);
+          for (int64_t taken; panel < stop; panel += taken) {
+            taken = stop - panel >= at_once ? at_once : 1;
+            (taken > 1 ? B::wide(x.m) : B::narrow(x.m))(steps, x.workspace, strided(panel, step),
+                                                        nullptr,
+                                                        x.target(top, top, panel, step, end), x.f);
+          }
+        }
+        for (; panel < right; panel++) {
+          /* One row block's panel stays in the nearest caches; more blocks come back to it. */
+          float *const keep = packed + (x.m > block_rows ? panel - left : 0) * panel_columns * depth;
+          row = top;
+          int64_t i = 0;
+          if (top == 0 && panel < whole) {
+            Blocks<FromRows<E>, Out, F>::keeping(split.size(0))(
+                steps, x.workspace, strided(panel, step), keep,
+                x.target(top, row, panel, step, end), x.f);
+            row += split.size(i++);
+          } else if (top == 0) {
+            pack_panel<E>(b.from(step * L::terms, panel * panel_columns), x.terms(step, end),
+                          std::min<int64_t>(panel_columns, x.n - panel * panel_columns), keep);
+          }
+          for (; i < split.blocks; row += split.size(i++))
+            Blocks<FromPanels<E>, Out, F>::narrow(split.size(i))(
+                steps, x.workspace + (row - top) * steps, from_panel(keep), nullptr,
+                x.target(top, row, panel, step, end), x.f);
+        }
       }
     }
   }
+}
+
+/* As run, with b as it is: its panels are packed on the way, or, for few rows of a and row-major
+   b, not at all. workspace: unpacked_workspace_size() floats. */
+template <class E, class Out, class F>
+void run_unpacked(Strided<E> a, Strided<E> b, Out *c, int64_t ldc, int64_t m, int64_t n, int64_t k,
+                  int64_t first, int64_t last, bool adds, const F &f, float *workspace,
+                  float *partial = nullptr) {
+  run_unpacked_product(
+      Product<E, Out, F>{a, c, ldc, m, n, k, first, last, adds, f, workspace, partial}, b);
 }
 
 struct Identity {
