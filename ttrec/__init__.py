@@ -11,8 +11,8 @@ _load, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 # fmt: off
 _WITHOUT_TORCH = frozenset((
-    "cardinalities", "shapes", "KAGGLE", "MLPERF", "TERABYTE", "Dataset", "SGD", "TTShape",
-    "model_params", "model_ratio", "suggest_shape",
+    "cardinalities", "shapes", "KAGGLE", "MLPERF", "TERABYTE", "Adagrad", "Dataset",
+    "RowwiseAdagrad", "SGD", "TTShape", "model_params", "model_ratio", "suggest_shape",
 ))
 # fmt: on
 

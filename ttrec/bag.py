@@ -1,17 +1,22 @@
 """TTEmbeddingBag: an nn.EmbeddingBag whose table is a tensor train."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ttrec import reference
+from ttrec import fused_torch, reference
+from ttrec.batch import bounds_of, read_batch
 from ttrec.init import Init, make_cores
-from ttrec.kernels import tt_bag
-from ttrec.optim import SGD
+from ttrec.kernels import library, tt_bag
+from ttrec.optim import SGD, Adagrad, Optimizer, RowwiseAdagrad
 from ttrec.reference import Mode
 from ttrec.shapes import TTShape, suggest_shape
+
+Store = Literal["auto", "keep", "recompute"]
+Backend = Literal["auto", "cpu", "torch"]
+_RULES = {type(None): 0, SGD: 1, Adagrad: 2, RowwiseAdagrad: 3}
 
 
 def tt_embedding_bag(
@@ -23,26 +28,42 @@ def tt_embedding_bag(
     mode: Mode = "sum",
     per_sample_weights: Tensor | None = None,
     include_last_offset: bool = False,
+    padding_idx: int | None = None,
+    scale_grad_by_freq: bool = False,
+    store: Store = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Look up and pool rows of a tensor-train table, (batch, D). Differentiable in the cores.
 
-    input, offsets, per_sample_weights, include_last_offset: as torch.nn.functional.embedding_bag
+    input, offsets, per_sample_weights, include_last_offset, padding_idx, scale_grad_by_freq:
+              as torch.nn.functional.embedding_bag
     cores[k]: (p_k, r_{k-1}, q_k, r_k); float32 on the CPU runs natively, all else on plain torch
     n_rows:   indices must lie below this, which may be less than prod(p)
+    store, backend: see TTEmbeddingBag
 
     Raises IndexError for an index out of range, TypeError for indices that are not int32 or int64,
     ValueError for bad offsets or weights.
     """
-    indices, bounds, weights = read_batch(
-        input, offsets, per_sample_weights, mode, include_last_offset, cores[0].dtype
+    indices, offsets, weights = read_batch(
+        input, offsets, per_sample_weights, mode, include_last_offset, cores[0]
     )
-    if _is_native(cores):
-        out: Tensor = tt_bag.bag_forward(
-            list(cores), indices, bounds, weights, mode == "mean", n_rows
+    padding = check_padding(padding_idx, n_rows)
+    _check_frequency(mode, scale_grad_by_freq)
+    if is_native(cores, backend):
+        needs_grad = torch.is_grad_enabled() and (
+            cores[0].requires_grad or (weights is not None and weights.requires_grad)
         )
+        out: Tensor = tt_bag.pool(
+            cores, indices, offsets, weights, None, [], None, include_last_offset,
+            tt_bag.MODES.index(mode), n_rows, padding, scale_grad_by_freq, 0, False, needs_grad,
+            tt_bag.STORES.index(store), tt_bag.SHARE_ALL, 0,
+        )  # fmt: skip
         return out
+    bounds, indices = bounds_of(indices, offsets, include_last_offset), indices.reshape(-1)
     reference.check_batch(indices, bounds, n_rows)
-    return reference.bag(cores, indices, bounds, mode, weights)
+    return reference.bag(
+        cores, indices, bounds, mode, weights, None if padding < 0 else padding, scale_grad_by_freq
+    )
 
 
 class TTEmbeddingBag(nn.Module):
@@ -51,13 +72,21 @@ class TTEmbeddingBag(nn.Module):
     num_embeddings, embedding_dim: the table it stands for
     rank, ranks, d: one rank for all boundaries (default 32), or the d - 1 ranks; d cores
     shape:          factors and ranks chosen by hand, instead of rank, ranks and d
-    mode:           "sum" or "mean"
+    mode:           "sum", "mean" or "max"
+    padding_idx:    an index that counts as absent: it adds nothing and has no gradient
     include_last_offset: offsets hold batch + 1 entries, the last the number of indices
+    scale_grad_by_freq:  divide the gradient of a row by how often the batch holds it
     init, target_var:    see ttrec.init
-    optimizer:      None: cores are Parameters with dense gradients. SGD(lr): cores are buffers and
-                    backward steps them; they return no gradient
+    optimizer:      None: cores are Parameters with dense gradients. SGD, Adagrad, RowwiseAdagrad:
+                    cores are buffers and backward steps them; they return no gradient
+    store:          whether forward keeps partial products for backward: "keep", "recompute", or
+                    "auto", up to 4 MB of them; results are the same, bit for bit
+    backend:        "cpu" native kernels, "torch" plain torch, "auto" the first that can
+    stale:          a fused backward after another step "raise"s, or with "allow" uses the cores as
+                    they are by then
 
-    Raises ValueError for sizes TTShape refuses and for a shape that stands for another table.
+    Raises ValueError for sizes TTShape refuses and for a shape that stands for another table,
+    NotImplementedError for max_norm.
     """
 
     num_embeddings: int
@@ -65,7 +94,7 @@ class TTEmbeddingBag(nn.Module):
     shape: TTShape
     mode: Mode
     include_last_offset: bool
-    optimizer: SGD | None
+    optimizer: Optimizer | None
 
     def __init__(
         self,
@@ -76,17 +105,38 @@ class TTEmbeddingBag(nn.Module):
         ranks: Sequence[int] | None = None,
         shape: TTShape | None = None,
         d: int = 3,
-        mode: Literal["sum", "mean"] = "sum",
+        mode: Mode = "sum",
+        padding_idx: int | None = None,
         include_last_offset: bool = False,
+        scale_grad_by_freq: bool = False,
+        max_norm: float | None = None,
         init: Init = "sampled_gaussian",
         target_var: float | None = None,
-        optimizer: SGD | None = None,
+        optimizer: Optimizer | None = None,
+        store: Store = "auto",
+        backend: Backend = "auto",
+        stale: Literal["raise", "allow"] = "raise",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if mode not in ("sum", "mean"):
-            raise ValueError(f"mode must be 'sum' or 'mean', got {mode!r}")
-        if optimizer is not None and not isinstance(optimizer, SGD):
-            raise TypeError(f"optimizer must be None or ttrec.SGD(lr), got {optimizer!r}")
+        _check_choice("mode", mode, get_args(Mode))
+        _check_choice("store", store, get_args(Store))
+        _check_choice("backend", backend, get_args(Backend))
+        _check_choice("stale", stale, ("raise", "allow"))
+        if max_norm is not None:
+            raise NotImplementedError(
+                "max_norm rescales single rows, but the rows of a tensor train share their "
+                "parameters; clip the gradient, or leave max_norm out"
+            )
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                "optimizer must be None, ttrec.SGD, ttrec.Adagrad or ttrec.RowwiseAdagrad, "
+                f"got {optimizer!r}"
+            )
+        _check_frequency(mode, scale_grad_by_freq)
+        if backend == "cpu":
+            library.require()
         if shape is None:
             shape = suggest_shape(
                 num_embeddings, embedding_dim, rank if ranks is None else ranks, d
@@ -100,20 +150,36 @@ class TTEmbeddingBag(nn.Module):
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.shape, self.mode, self.optimizer = shape, mode, optimizer
-        self.include_last_offset = include_last_offset
-        for k, core in enumerate(make_cores(shape, init, target_var=target_var)):
+        self.include_last_offset, self.scale_grad_by_freq = include_last_offset, scale_grad_by_freq
+        self.store, self.backend, self.stale = store, backend, stale
+        self._padding = check_padding(padding_idx, num_embeddings)
+        self.padding_idx = None if padding_idx is None else self._padding
+        for k, core in enumerate(make_cores(shape, init, target_var=target_var, dtype=dtype)):
+            core = core.to(device)
             if optimizer is None:
                 self.register_parameter(f"core{k}", nn.Parameter(core))
-            else:
-                self.register_buffer(f"core{k}", core)
+                continue
+            self.register_buffer(f"core{k}", core)
+            if isinstance(optimizer, Adagrad):
+                self.register_buffer(f"state{k}", torch.zeros_like(core))
+            elif isinstance(optimizer, RowwiseAdagrad):
+                self.register_buffer(f"state{k}", core.new_zeros(core.shape[0]))
         # Autograd records nothing for buffers and integer indices; this gives backward an edge.
         self._anchor = torch.empty(0, requires_grad=True)
-        self._n_forwards = self._n_steps = self._stepped_by = 0
+        self._control = _control_of(optimizer)
+        self._n_forwards = 0
 
     @property
     def cores(self) -> list[Tensor]:
         """The d cores, core k of shape (p_k, r_{k-1}, q_k, r_k)."""
         return [getattr(self, f"core{k}") for k in range(self.shape.d)]
+
+    @property
+    def states(self) -> list[Tensor]:
+        """State of the fused optimizer, one tensor a core; none for SGD."""
+        if not isinstance(self.optimizer, Adagrad | RowwiseAdagrad):
+            return []
+        return [getattr(self, f"state{k}") for k in range(self.shape.d)]
 
     def forward(
         self,
@@ -126,25 +192,43 @@ class TTEmbeddingBag(nn.Module):
         With a fused optimizer, backward steps the cores; a second backward through the same
         output, or one after another step, raises RuntimeError.
         """
-        if self.optimizer is None:
-            return tt_embedding_bag(
-                input,
-                self.cores,
-                offsets,
-                n_rows=self.num_embeddings,
-                mode=self.mode,
-                per_sample_weights=per_sample_weights,
-                include_last_offset=self.include_last_offset,
-            )
-        indices, bounds, weights = read_batch(
-            input,
-            offsets,
-            per_sample_weights,
-            self.mode,
-            self.include_last_offset,
-            self.cores[0].dtype,
+        cores = self.cores
+        indices, offsets, weights = read_batch(
+            input, offsets, per_sample_weights, self.mode, self.include_last_offset, cores[0]
         )
-        return _FusedBag.apply(self._anchor, weights, self, indices, bounds)  # type: ignore[no-untyped-call,no-any-return]  # torch's apply has no annotations
+        if not torch.compiler.is_compiling():
+            self._n_forwards += 1
+        if is_native(cores, self.backend):
+            return self._forward_native(cores, indices, offsets, weights)
+        bounds = bounds_of(indices, offsets, self.include_last_offset)
+        indices = indices.reshape(-1)
+        reference.check_batch(indices, bounds, self.num_embeddings)
+        if self.optimizer is None:
+            return reference.bag(
+                cores, indices, bounds, self.mode, weights, self.padding_idx,
+                self.scale_grad_by_freq,
+            )  # fmt: skip
+        return fused_torch.bag(
+            self._anchor, weights, cores, self.states, self._control, self._n_forwards, indices,
+            bounds, self.mode, self.padding_idx, self.scale_grad_by_freq,
+            _RULES[type(self.optimizer)], self.stale == "allow",
+        )  # fmt: skip
+
+    def _forward_native(
+        self, cores: list[Tensor], indices: Tensor, offsets: Tensor | None, weights: Tensor | None
+    ) -> Tensor:
+        is_fused = self.optimizer is not None
+        needs_grad = torch.is_grad_enabled() and (
+            is_fused or cores[0].requires_grad or (weights is not None and weights.requires_grad)
+        )
+        out: Tensor = tt_bag.pool(
+            cores, indices, offsets, weights, self._anchor if is_fused else None, self.states,
+            self._control if is_fused else None, self.include_last_offset,
+            tt_bag.MODES.index(self.mode), self.num_embeddings, self._padding,
+            self.scale_grad_by_freq, _RULES[type(self.optimizer)], self.stale == "allow",
+            needs_grad, tt_bag.STORES.index(self.store), tt_bag.SHARE_ALL, self._n_forwards,
+        )  # fmt: skip
+        return out
 
     def set_lr(self, lr: float) -> None:
         """Change the step size of the fused optimizer; ValueError if there is none."""
@@ -152,7 +236,10 @@ class TTEmbeddingBag(nn.Module):
             raise ValueError(
                 "set_lr needs a fused optimizer; this bag was made with optimizer=None"
             )
-        self.optimizer = SGD(lr)
+        self.optimizer = type(self.optimizer)(
+            lr, *([] if isinstance(self.optimizer, SGD) else [self.optimizer.eps])
+        )
+        self._control[tt_bag.LR] = self.optimizer.lr
 
     def weight_rows(self, index: Tensor) -> Tensor:
         """Rows of the table, (n, D), differentiable when the cores are Parameters."""
@@ -162,6 +249,29 @@ class TTEmbeddingBag(nn.Module):
     def full_weight(self) -> Tensor:
         """The whole table, (num_embeddings, D). Takes the memory this module exists to save."""
         return reference.full(self.cores, self.num_embeddings)
+
+    def weight_chunks(self, chunk: int = 2**16) -> Iterator[Tensor]:
+        """The whole table in order, `chunk` rows at a time, without gradients."""
+        with torch.no_grad():
+            for first in range(0, self.num_embeddings, chunk):
+                last = min(first + chunk, self.num_embeddings)
+                yield self.weight_rows(torch.arange(first, last, device=self.cores[0].device))
+
+    def expansion_error(self, dense: Tensor) -> float:
+        """Relative error of the table against a dense one: ||TT - dense|| / ||dense||.
+
+        Raises ValueError unless dense is (num_embeddings, embedding_dim).
+        """
+        wanted = (self.num_embeddings, self.embedding_dim)
+        if tuple(dense.shape) != wanted:
+            raise ValueError(f"dense must have shape {wanted}, got {tuple(dense.shape)}")
+        first, squares, total = 0, 0.0, 0.0
+        for rows in self.weight_chunks():
+            part = dense[first : first + len(rows)].double()
+            squares += float((rows.double() - part).square().sum())
+            total += float(part.square().sum())
+            first += len(rows)
+        return float((squares / total) ** 0.5) if total else float(squares > 0)
 
     def extra_repr(self) -> str:
         """Sizes, factors and what they save."""
@@ -176,139 +286,98 @@ class TTEmbeddingBag(nn.Module):
         self._anchor = torch.empty(0, requires_grad=True)
         return self
 
-
-class _FusedBag(torch.autograd.Function):
-    """A bag whose backward steps the cores in place and returns no gradient for them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        anchor: Tensor,
-        weights: Tensor | None,
-        bag: TTEmbeddingBag,
-        indices: Tensor,
-        bounds: Tensor,
-    ) -> Tensor:
-        bag._n_forwards += 1
-        ctx.bag, ctx.number, ctx.n_steps, ctx.is_done = bag, bag._n_forwards, bag._n_steps, False
-        ctx.save_for_backward(indices, bounds, weights)
-        cores = bag.cores
-        if _is_native(cores):
-            return tt_bag.forward(
-                cores, indices, bounds, weights, bag.mode == "mean", bag.num_embeddings
-            )
-        reference.check_batch(indices, bounds, bag.num_embeddings)
-        return reference.bag(cores, indices, bounds, bag.mode, weights)
-
-    @staticmethod
-    def backward(ctx: Any, *d_outs: Tensor) -> tuple[Tensor | None, ...]:
-        bag: TTEmbeddingBag = ctx.bag
-        if ctx.is_done:
-            raise RuntimeError(
-                "backward ran a second time through a fused TT bag, but the step was already "
-                "applied; call forward again"
-            )
-        if bag._n_steps != ctx.n_steps:
-            raise RuntimeError(
-                f"the backward of forward {bag._stepped_by} has stepped the cores since forward "
-                f"{ctx.number}; run forward and backward in turn, or look both batches up in one "
-                "forward"
-            )
-        indices, bounds, weights = ctx.saved_tensors
-        d_weights = _step(bag, d_outs[0], indices, bounds, weights, ctx.needs_input_grad[1])
-        ctx.is_done = True
-        bag._n_steps += 1
-        bag._stepped_by = ctx.number
-        return None, d_weights, None, None, None
-
-
-def _step(
-    bag: TTEmbeddingBag,
-    d_out: Tensor,
-    indices: Tensor,
-    bounds: Tensor,
-    weights: Tensor | None,
-    needs_d_weights: bool,
-) -> Tensor | None:
-    """Apply the fused optimizer; returns the gradient of the weights if it is wanted."""
-    assert bag.optimizer is not None
-    lr, cores = bag.optimizer.lr, bag.cores
-    if _is_native(cores):
-        d_weights = tt_bag.backward_sgd(
-            d_out.contiguous(),
-            cores,
-            indices,
-            bounds,
-            weights,
-            bag.mode == "mean",
-            bag.num_embeddings,
-            needs_d_weights,
-            lr,
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        wrong = self._differences(state_dict, prefix)
+        if wrong:  # all at once, and nothing copied
+            error_msgs.append(f"{prefix or 'bag'}: {'; '.join(wrong)}".replace(".:", ":"))
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        return d_weights if needs_d_weights else None
-    with torch.enable_grad():
-        leaves = [core.detach().requires_grad_() for core in cores]
-        leaf = None if weights is None else weights.detach().requires_grad_(needs_d_weights)
-        out = reference.bag(leaves, indices, bounds, bag.mode, leaf)
-        wanted = [*leaves, leaf] if leaf is not None and needs_d_weights else leaves
-        grads = torch.autograd.grad(out, wanted, d_out)
-    for core, d_core in zip(cores, grads[: len(cores)], strict=True):
-        core.sub_(d_core, alpha=lr)
-    return grads[-1] if needs_d_weights else None
 
-
-def read_batch(
-    input: Tensor,
-    offsets: Tensor | None,
-    per_sample_weights: Tensor | None,
-    mode: Mode,
-    include_last_offset: bool,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Bring the arguments of an embedding bag to one form: indices, bounds, weights.
-
-    Returns indices (n,) and bounds (batch + 1,), int64 and contiguous, and weights (n,) or None.
-    Values are not looked at; shapes, dtypes and combinations are.
-    """
-    _check_integer(input, "input")
-    if input.dim() == 2:
-        if offsets is not None:
-            raise ValueError("a 2-D input has its bags as rows; offsets must be None then")
-        batch, length = input.shape
-        bounds = torch.arange(batch + 1, device=input.device) * length
-    elif input.dim() == 1:
-        if offsets is None:
-            raise ValueError("a 1-D input needs offsets, the start of every bag, got None")
-        _check_integer(offsets, "offsets")
-        if offsets.dim() != 1:
-            raise ValueError(f"offsets must be 1-D, got shape {tuple(offsets.shape)}")
-        bounds = offsets.to(device=input.device, dtype=torch.int64)
-        if not include_last_offset:
-            bounds = torch.cat((bounds, bounds.new_tensor([input.numel()])))
-        elif bounds.numel() == 0:
-            raise ValueError("with include_last_offset, offsets must hold at least one entry")
-    else:
-        raise ValueError(f"input must be 1-D or 2-D, got shape {tuple(input.shape)}")
-    weights = per_sample_weights
-    if weights is not None:
-        if mode != "sum":
-            raise NotImplementedError(f"per_sample_weights need mode='sum', got mode={mode!r}")
-        if weights.shape != input.shape or weights.dtype != dtype:
-            raise ValueError(
-                f"per_sample_weights must be {dtype} of input's shape {tuple(input.shape)}, "
-                f"got {weights.dtype} of shape {tuple(weights.shape)}"
+    def _differences(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
+        found = [state_dict.get(f"{prefix}core{k}") for k in range(self.shape.d + 1)]
+        shapes = [tuple(core.shape) for core in found if core is not None]
+        if not shapes or any(len(shape) != 4 for shape in shapes):
+            return []  # torch says what is missing
+        p, _, q, r = zip(*shapes, strict=True)
+        return [
+            f"{name} is {there} in the checkpoint, {here} here"
+            for name, there, here in (
+                ("p", p, self.shape.p),
+                ("q", q, self.shape.q),
+                ("ranks", r[:-1], self.shape.ranks),
             )
-        weights = weights.reshape(-1).contiguous()
-    return input.reshape(-1).to(torch.int64).contiguous(), bounds.contiguous(), weights
+            if there != here
+        ]
 
 
-def _check_integer(tensor: Tensor, name: str) -> None:
-    if tensor.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name} must be int32 or int64, got {tensor.dtype}")
+class TTEmbedding(TTEmbeddingBag):
+    """Drop-in for nn.Embedding that stores d small cores instead of the table.
+
+    Arguments as TTEmbeddingBag, without those that speak of bags. Rows of padding_idx are zeros.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, **options: Any) -> None:
+        for name in ("mode", "include_last_offset"):
+            if name in options:
+                raise TypeError(f"TTEmbedding has no bags and takes no {name}; use TTEmbeddingBag")
+        super().__init__(num_embeddings, embedding_dim, **options)
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]  # one argument, as nn.Embedding
+        """Look rows up: (*input.shape, D)."""
+        out = super().forward(input.reshape(-1, 1))
+        return out.reshape(*input.shape, self.embedding_dim)
 
 
-def _is_native(cores: Sequence[Tensor]) -> bool:
-    return (
-        all(core.dtype == torch.float32 and core.is_cpu and core.is_contiguous() for core in cores)
-        and tt_bag.available()
+def check_padding(padding_idx: int | None, n_rows: int) -> int:
+    """padding_idx counted from 0, or -1 for none; ValueError outside -n_rows..n_rows-1."""
+    if padding_idx is None:
+        return -1
+    if not -n_rows <= padding_idx < n_rows:
+        raise ValueError(
+            f"padding_idx must lie in -{n_rows}..{n_rows - 1}, the rows of the table, "
+            f"got {padding_idx}"
+        )
+    return padding_idx % n_rows
+
+
+def is_native(cores: Sequence[Tensor], backend: Backend = "auto") -> bool:
+    """True if these cores run in the native kernels. ValueError if backend="cpu" asks in vain."""
+    if backend == "torch":
+        return False
+    can = len(cores) == 3 and all(
+        core.dtype == torch.float32 and core.is_cpu and core.is_contiguous() for core in cores
     )
+    if backend == "cpu" and not can:
+        core = cores[0]
+        raise ValueError(
+            f"backend='cpu' needs contiguous float32 cores on the CPU, got {core.dtype} on "
+            f"{core.device}; use backend='auto'"
+        )
+    return can and (torch.compiler.is_compiling() or library.available())
+
+
+def _control_of(optimizer: Optimizer | None) -> Tensor:
+    lr = 0.0 if optimizer is None else optimizer.lr
+    eps = getattr(optimizer, "eps", 0.0)
+    return torch.tensor([0.0, 0.0, lr, eps], dtype=torch.float64)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _check_frequency(mode: Mode, scale_grad_by_freq: bool) -> None:
+    if scale_grad_by_freq and mode == "max":
+        raise ValueError("scale_grad_by_freq has no meaning with mode='max', as in torch")

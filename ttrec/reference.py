@@ -1,6 +1,6 @@
 """Tensor-train tables in plain torch: any number of cores, any dtype, differentiable.
 
-The slow, obvious version of what kernels/tt_bag.cpp computes, and what it is tested against.
+The slow, obvious version of what the kernels compute, and what they are tested against.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from ttrec.versions import check_torch_pair
 
 check_torch_pair()
 
-Mode = Literal["sum", "mean"]
+Mode = Literal["sum", "mean", "max"]
 
 
 def digits(index: Tensor, p: Sequence[int]) -> list[Tensor]:
@@ -78,24 +78,57 @@ def bag(
     bounds: Tensor,
     mode: Mode = "sum",
     weights: Tensor | None = None,
+    padding_idx: int | None = None,
+    scale_grad_by_freq: bool = False,
 ) -> Tensor:
     """Pool rows bag by bag.
 
     out[b] = sum of weights[i] * W[index[i]] over bounds[b] <= i < bounds[b+1].
 
     index: (n,) integer; bounds: (batch + 1,) integer from 0 to n, never falling
-    weights: (n,) or None, with mode "sum" only; mode "mean" divides by the bag's length
+    weights: (n,) or None, with mode "sum" only; mode "mean" divides by the bag's length, "max"
+        takes the largest of each column
+    padding_idx: an index that counts as absent
+    scale_grad_by_freq: gradients of a row are divided by how often it occurs
     returns: (batch, prod(q)); zeros for an empty bag
     """
     lengths = torch.diff(bounds.long())
+    owner = torch.repeat_interleave(torch.arange(lengths.numel(), device=index.device), lengths)
+    if padding_idx is not None:
+        is_there = index != padding_idx
+        index, owner = index[is_there], owner[is_there]
+        weights = None if weights is None else weights[is_there]
     values = rows(cores, index)
+    if scale_grad_by_freq and index.numel():
+        _, inverse, counts = torch.unique(index, return_inverse=True, return_counts=True)
+        share = (1 / counts.to(values.dtype))[inverse][:, None]
+        values = values * share + (values * (1 - share)).detach()
     if weights is not None:
         values = values * weights[:, None]
-    owner = torch.repeat_interleave(torch.arange(lengths.numel(), device=index.device), lengths)
-    out = values.new_zeros(lengths.numel(), values.shape[1]).index_add(0, owner, values)
+    out = values.new_zeros(lengths.numel(), values.shape[1])
+    if mode == "max":
+        return _largest(values, owner, out)
+    out = out.index_add(0, owner, values)
     if mode == "mean":
-        out = out / lengths.clamp(min=1).to(out.dtype)[:, None]
+        counts = torch.bincount(owner, minlength=lengths.numel()).clamp(min=1)
+        out = out / counts.to(out.dtype)[:, None]
     return out
+
+
+def _largest(values: Tensor, owner: Tensor, zeros: Tensor) -> Tensor:
+    """Largest value of each column by owner; the first of equals has the gradient."""
+    if not owner.numel():
+        return zeros + values.sum() * 0
+    with torch.no_grad():
+        at = owner[:, None].expand_as(values)
+        most = torch.full_like(zeros, -math.inf).scatter_reduce(0, at, values, "amax")
+        position = torch.arange(owner.numel(), device=owner.device)[:, None].expand_as(values)
+        candidates = torch.where(values == most[owner], position, owner.numel())
+        first = torch.full(zeros.shape, owner.numel(), device=owner.device)
+        first = first.scatter_reduce(0, at, candidates, "amin")
+        is_empty = first == owner.numel()
+    picked = values.gather(0, first.masked_fill(is_empty, 0))
+    return torch.where(is_empty, zeros, picked)
 
 
 def check_index(index: Tensor, n_rows: int) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ttrec import reference
 from ttrec.bag import TTEmbeddingBag, tt_embedding_bag
-from ttrec.kernels import tt_bag
+from ttrec.kernels import library
 from ttrec.optim import SGD
 from ttrec.shapes import TTShape, max_useful_ranks
 
@@ -178,28 +178,6 @@ def test_fused_sgd_equals_torch_sgd_for_20_steps(d, mode):
     assert not list(fused.parameters())
 
 
-def test_a_batch_longer_than_a_chunk_gives_the_same_gradients(monkeypatch):
-    shape = TTShape(1000, 16, (10, 10, 10), (2, 2, 4), (8, 8))
-    cores = random_cores(shape, 0)
-    index = torch.randint(0, 1000, (101,), generator=torch.Generator().manual_seed(0))
-    bounds = bounds_of([2] * 50 + [1])
-    weights = torch.rand(101)
-    d_out = torch.randn(51, 16)
-
-    def gradients():
-        d_cores, d_weights = tt_bag.backward(
-            d_out, cores, index, bounds, weights, False, 1000, True
-        )
-        stepped = [core.clone() for core in cores]
-        tt_bag.backward_sgd(d_out, stepped, index, bounds, weights, False, 1000, False, 0.1)
-        return [*d_cores, d_weights, *stepped]
-
-    whole = gradients()
-    monkeypatch.setattr(tt_bag, "CHUNK_FLOATS", 10 * tt_bag.plan_of(cores).saved)
-    for found, wanted in zip(gradients(), whole, strict=True):
-        assert error(found, wanted.double()) <= UPDATE
-
-
 @pytest.mark.parametrize("optimizer", [None, SGD(0.1)])
 @pytest.mark.parametrize("mode", ["sum", "mean"])
 def test_results_are_bitwise_equal_for_any_thread_count(optimizer, mode):
@@ -353,11 +331,16 @@ def test_set_lr_changes_the_next_step():
 @pytest.mark.parametrize(
     ("arguments", "kind", "words"),
     [
-        ({"mode": "max"}, ValueError, "'sum' or 'mean', got 'max'"),
+        ({"mode": "median"}, ValueError, "'sum', 'mean', 'max', got 'median'"),
+        ({"store": "never"}, ValueError, "store must be one of 'auto'"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of"),
+        ({"stale": "ok"}, ValueError, "stale must be one of"),
+        ({"padding_idx": 500}, ValueError, r"-500\.\.499, the rows of the table, got 500"),
+        ({"mode": "max", "scale_grad_by_freq": True}, ValueError, "no meaning with mode='max'"),
         ({"rank": 0}, ValueError, "rank must be at least 1"),
         ({"rank": 10_000}, ValueError, "largest useful ones"),
         ({"ranks": (2,)}, ValueError, "need 2 ranks, got 1"),
-        ({"optimizer": 0.1}, TypeError, r"None or ttrec.SGD\(lr\), got 0.1"),
+        ({"optimizer": 0.1}, TypeError, r"None, ttrec.SGD, .*got 0.1"),
         (
             {"shape": TTShape(499, 8, (8, 8, 8), (2, 2, 2), (2, 2))},
             ValueError,
@@ -368,7 +351,7 @@ def test_set_lr_changes_the_next_step():
             ValueError,
             "not both",
         ),
-        ({"max_norm": 1.0}, TypeError, "max_norm"),
+        ({"max_norm": 1.0}, NotImplementedError, "rows of a tensor train share"),
     ],
 )
 def test_wrong_constructions_are_refused(arguments, kind, words):
@@ -396,40 +379,22 @@ def test_repr_tells_sizes_and_ratio():
 
 
 def test_missing_compiler_falls_back_to_torch_with_one_warning(monkeypatch):
-    def no_compiler(d):
-        raise tt_bag.native.CompilerNotFound("C++", "c++")
+    def no_compiler(q, ranks):
+        raise library.native.CompilerNotFound("C++", "c++")
 
     bag = TTEmbeddingBag(500, 8, rank=4)
     index = torch.arange(8).view(2, 4)
     wanted = bag(index)
-    tt_bag.available.cache_clear()
-    monkeypatch.setattr(tt_bag, "load", no_compiler)
+    library.available.cache_clear()
+    monkeypatch.setattr(library, "load", no_compiler)
     try:
         with pytest.warns(
             RuntimeWarning, match=r"plain torch.*no compiler for C\+\+ found"
         ) as caught:
             found = [bag(index), bag(index)]
         assert len(caught) == 1
+        with pytest.raises(RuntimeError, match=r"backend='cpu' needs .*no compiler for C\+\+"):
+            TTEmbeddingBag(500, 8, rank=4, backend="cpu")
     finally:
-        tt_bag.available.cache_clear()
+        library.available.cache_clear()
     assert error(found[1].detach(), wanted.detach().double()) <= FORWARD
-
-
-OP_CASES = [(None, False), (None, True), ("weights", False)]
-
-
-@pytest.mark.parametrize(("weights", "is_mean"), OP_CASES)
-def test_registered_operators_pass_opcheck(weights, is_mean):
-    shape = TTShape(100, 8, (5, 4, 5), (2, 2, 2), (4, 3))
-    cores = [c.requires_grad_() for c in random_cores(shape, 0)]
-    index, bounds = torch.tensor([1, 99, 5, 5]), torch.tensor([0, 2, 2, 4])
-    given_weights = torch.rand(4).requires_grad_() if weights else None
-    torch.library.opcheck(
-        torch.ops.ttrec.bag_forward.default, (cores, index, bounds, given_weights, is_mean, 100)
-    )
-    plain = [c.detach() for c in cores]
-    fixed = None if given_weights is None else given_weights.detach()
-    torch.library.opcheck(
-        torch.ops.ttrec.bag_backward.default,
-        (torch.randn(3, 8), plain, index, bounds, fixed, is_mean, 100),
-    )

@@ -1,0 +1,153 @@
+"""Compile and load the kernels for the shape of a table, and lend them scratch memory."""
+
+import functools
+import math
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import native
+
+_FOLDER = Path(__file__).parent
+#: Beyond these a library of one's own is not worth its seconds of compilation.
+LARGEST_RANK, LARGEST_Q, SMALLEST_DIM = 128, 16, 16
+#: Floats of partial products forward keeps for backward with store="auto": 4 MB.
+KEPT_FLOATS = 2**20
+#: Below this many positions a further thread costs more than it does.
+POSITIONS_PER_THREAD = 512
+
+_PROTOTYPES = {
+    "plan_words": "int64_t tt_plan_words(const int64_t* sizes, int64_t n)",
+    "work_floats": "int64_t tt_work_floats(const int64_t* sizes, int64_t n, int64_t threads)",
+    "pair_floats": "int64_t tt_pair_floats(const int64_t* sizes)",
+    "plan": (
+        "int64_t tt_plan(const int64_t* sizes, const int64_t* indices, const int64_t* offsets, "
+        "int64_t n, int64_t batch, int64_t has_last_or_length, int64_t is_wide, int64_t rows, "
+        "int64_t padding, int64_t sharing, const double* control, int64_t number, "
+        "int32_t* plan, float* work, float* scale, int64_t* found)"
+    ),
+    "forward": (
+        "void tt_forward(const int64_t* sizes, const int64_t* cores, int32_t* plan, "
+        "const float* weights, const float* scale, float* kept, int64_t n_kept, float* rows, "
+        "float* work, float* out, int32_t* winners, int64_t n, int64_t batch, int64_t threads)"
+    ),
+    "backward": (
+        "void tt_backward(const int64_t* sizes, const int64_t* cores, int32_t* plan, "
+        "const float* weights, const float* scale, const int32_t* winners, float* kept, "
+        "int64_t n_kept, const float* d_out, float* d_weights, float* work, int64_t n, "
+        "int64_t by_frequency, int64_t rule, float lr, float eps, int64_t threads)"
+    ),
+}
+
+
+@attrs.frozen(eq=False)
+class Kernels:
+    """The entry points for cores of one shape, and what they need to know of it.
+
+    Entry points take addresses and numbers and check nothing; see the sources for what they do.
+
+    sizes:       p, q and the inner ranks, (3 d - 1,) int64
+    pair_floats: floats of the partial products of one pair of first digits
+    """
+
+    sizes: np.ndarray[tuple[int], np.dtype[np.int64]]
+    d: int
+    dim: int
+    p: tuple[int, ...]
+    pair_floats: int
+    sizes_at: int
+    plan_words: Callable[..., int]
+    work_floats: Callable[..., int]
+    plan: Callable[..., int]
+    forward: Callable[..., None]
+    backward: Callable[..., None]
+
+
+def is_usual(q: Sequence[int], ranks: Sequence[int]) -> bool:
+    """True if a table of this shape gets a library of its own, rather than the one for all."""
+    return (
+        len(q) == 3
+        and math.prod(q) >= SMALLEST_DIM
+        and all(factor & (factor - 1) == 0 and factor <= LARGEST_Q for factor in q)
+        and ranks[0] == ranks[1]
+        and ranks[0] % 8 == 0
+        and ranks[0] <= LARGEST_RANK
+    )
+
+
+@functools.cache
+def load(q: tuple[int, ...], ranks: tuple[int, ...]) -> native.Library:
+    """Compile (first use only) and load the library for tables with these factors and ranks.
+
+    One shape always runs the same library, so that results repeat bit for bit.
+    """
+    defines: dict[str, object] = {}
+    if is_usual(q, ranks):
+        defines = {f"TT_Q{k + 1}": factor for k, factor in enumerate(q)}
+        defines |= {f"TT_R{k + 1}": rank for k, rank in enumerate(ranks)}
+    source = _FOLDER / "tt_three.cpp"
+    return native.build(source.stem, [source], openmp=True, defines=defines)
+
+
+@functools.lru_cache(maxsize=4096)
+def kernels_of(shapes: tuple[torch.Size, ...]) -> Kernels:
+    """The kernels for cores of these shapes, (p_k, r_{k-1}, q_k, r_k) each."""
+    p, _, q, r = zip(*shapes, strict=True)
+    library = load(q, r[:-1])
+    functions = {name: library.function(text).raw for name, text in _PROTOTYPES.items()}
+    sizes = np.array([*p, *q, *r[:-1]], dtype=np.int64)
+    pair_floats = functions.pop("pair_floats")(sizes.ctypes.data)
+    return Kernels(sizes, len(p), math.prod(q), p, pair_floats, sizes.ctypes.data, **functions)
+
+
+@functools.cache
+def available() -> bool:
+    """True if the kernels can be compiled here; warns once if no compiler is found."""
+    try:
+        load((2, 2, 2), (1, 1))
+    except native.CompilerNotFound as error:
+        warnings.warn(
+            f"TT embedding bags run on plain torch, many times slower: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def require() -> None:
+    """Raise RuntimeError naming the compiler tried if the kernels cannot be compiled here."""
+    try:
+        load((2, 2, 2), (1, 1))
+    except native.CompilerNotFound as error:
+        raise RuntimeError(f"backend='cpu' needs the native kernels: {error}") from error
+
+
+def threads_for(n: int) -> int:
+    """Threads worth starting for n positions."""
+    return max(1, min(torch.get_num_threads(), n // POSITIONS_PER_THREAD))
+
+
+class _Scratch(threading.local):
+    """Memory a thread reuses from call to call."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, n_floats: int) -> Tensor:
+        block = self.blocks.get(name)
+        if block is None or block.numel() < n_floats:
+            # A half more than asked, so that slowly growing batches do not each allocate anew.
+            block = torch.empty(n_floats + n_floats // 2 + 16)
+            self.blocks[name] = block
+        return block
+
+
+#: scratch(name, floats) is a float32 tensor at least that long; its content is nobody's.
+scratch = _Scratch()
