@@ -27,6 +27,8 @@
 
 #include "simd.h"
 
+/* Two libraries in one process may hold these for different vectors: nothing may be merged. */
+#pragma GCC visibility push(hidden)
 namespace gemm {
 
 using simd::vec;
@@ -46,17 +48,9 @@ constexpr int64_t depth = 512;
 /* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
 /* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
 constexpr int64_t ahead = 96;
-constexpr int64_t rows_ahead = 24;
 constexpr int64_t block_rows = 24 * kernel_rows;
 /* Panels of an unpacked B that are packed before more than block_rows rows use them. */
 constexpr int64_t group_panels = 32;
-
-/* Panels taken at once by a block of few rows, so that there are at least 8 sums under way. */
-constexpr int panels_at_once(int rows) {
-  if (simd::width == 16) return rows <= 2 ? 4 : rows <= 6 ? 2 : 1;
-  if (simd::width == 8) return rows == 1 ? 4 : rows == 2 ? 2 : 1;
-  return 1;
-}
 
 /* A matrix of any strides, in elements: (row, column). */
 template <class E> struct Strided {
@@ -168,6 +162,8 @@ constexpr int64_t workspace_size() { return block_rows * depth + simd::width; }
 constexpr int64_t unpacked_workspace_size() {
   return workspace_size() + group_panels * panel_columns * depth;
 }
+/* Floats of `partial`, for results narrower than float of more than `depth` steps. */
+constexpr int64_t partial_size(int64_t n) { return block_rows * panels(n) * panel_columns; }
 
 /* One step of a transposition in registers: swap the blocks `distance` apart. */
 template <int distance> SIMD_INLINE void exchange(vec (&rows)[simd::width]) {
@@ -264,31 +260,42 @@ template <class E> inline void pack_a(Strided<E> a, int64_t rows, int64_t k, flo
 
 /* ---- The kernel ---- */
 
-/* B as packed panels, `next` floats apart. */
-template <class E> struct FromPanels {
+/* B as packed panels, `next` floats apart; asks for what lies `distance` floats on. One row reads
+   faster than it can ask. */
+template <class E, bool asks = true> struct FromPanels {
   using L = Lane<E>;
+  /* Panels taken at once by a block of few rows, so that there are at least 8 sums under way. */
+  static constexpr int at_once(int rows) {
+    if (simd::width == 16) return rows <= 2 ? 4 : rows <= 6 ? 2 : 1;
+    if (simd::width == 8) return rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    return 1;
+  }
   const float *at;
   int64_t next, distance;
   SIMD_INLINE vec load(int v) const {
     const float *p = at + (v / panel_vectors) * next + (v % panel_vectors) * simd::width;
-    __builtin_prefetch(p + distance);
+    if constexpr (asks) __builtin_prefetch(p + distance);
     return simd::load(p);
   }
   SIMD_INLINE void step() { at += panel_columns; }
 };
 
-/* B as it is, row-major, whole vectors of columns. */
-template <class E> struct FromRows {
+/* B as it is, row-major, rows `next` elements apart, whole panels of columns. */
+template <class E, bool asks = true> struct FromRows {
   using L = Lane<E>;
+  /* One row takes as much of each row of B as it has sums for: long runs of memory. */
+  static constexpr int at_once(int rows) {
+    return simd::width == 16 && rows == 1 ? 8 : FromPanels<E>::at_once(rows);
+  }
   const E *at;
-  int64_t pitch, distance;
+  int64_t next, distance;
   SIMD_INLINE vec load(int v) const {
     const E *p = at + v * simd::width;
-    __builtin_prefetch(p + distance);
-    if (L::terms > 1) __builtin_prefetch(p + distance + pitch);
-    return L::along_columns(p, pitch);
+    if constexpr (asks) __builtin_prefetch(p + distance);
+    if constexpr (asks && L::terms > 1) __builtin_prefetch(p + distance + next);
+    return L::along_columns(p, next);
   }
-  SIMD_INLINE void step() { at += L::terms * pitch; }
+  SIMD_INLINE void step() { at += L::terms * next; }
 };
 
 /* Where a block's sums go: `partial` until they are complete, then `out`, both at (row, column).
@@ -324,41 +331,64 @@ SIMD_INLINE void store_first(bf16 *p, vec v, int lanes) {
     for (int i = 0; i < lanes; i++) p[i].bits = h[i];
 }
 
-/* Add what is there, apply f if complete, and store: one vector of row i, its first lanes. */
+/* f of one complete vector, its first lanes, to where it belongs. */
 template <class Out, class F>
-SIMD_INLINE void finish_vector(vec sum, const Target<Out> &t, int i, int v, int lanes, const F &f) {
-  float *partial = t.partial + i * t.partial_pitch + v * simd::width;
-  Out *out = t.out + i * t.pitch + v * simd::width;
-  if (t.adds_partial) sum = load_first(partial, lanes) + sum;
-  if (t.adds_out) sum = load_first(out, lanes) + sum;
-  if (t.is_complete)
-    store_first(out, f(sum, t.row + i, t.column + v * simd::width, lanes), lanes);
-  else
-    store_first(partial, sum, lanes);
+SIMD_INLINE void put(vec sum, const Target<Out> &t, int i, int v, int lanes, const F &f) {
+  store_first(t.out + i * t.pitch + v * simd::width,
+              f(sum, t.row + i, t.column + v * simd::width, lanes), lanes);
+}
+
+/* The same for a part of a block, or with much code in f: in a loop, from memory. */
+template <class Out, class F>
+__attribute__((noinline)) void finish_slowly(const vec *sums, int rows, int vectors, const Target<Out> &t,
+                               const F &f) {
+  for (int i = 0; i < rows; i++)
+    for (int v = 0; v < vectors && v * simd::width < t.columns; v++) {
+      const int lanes = static_cast<int>(std::min<int64_t>(t.columns - v * simd::width, simd::width));
+      float *partial = t.partial + i * t.partial_pitch + v * simd::width;
+      vec sum = sums[i * vectors + v];
+      if (t.adds_partial) sum = simd::load_first(partial, lanes) + sum;
+      if (t.adds_out) sum = load_first(t.out + i * t.pitch + v * simd::width, lanes) + sum;
+      if (t.is_complete)
+        put(sum, t, i, v, lanes, f);
+      else
+        simd::store_first(partial, sum, lanes);
+    }
 }
 
 template <int rows, int vectors, class Out, class F>
-SIMD_INLINE void finish(const vec (&sums)[rows][vectors], const Target<Out> &t, const F &f) {
-  if (t.columns >= vectors * simd::width && !is_large<F>::value) {
+SIMD_INLINE void finish(vec (&sums)[rows][vectors], const Target<Out> &t, const F &f) {
+  const bool is_whole = t.columns >= vectors * simd::width;
+  if (!is_whole || t.adds_out || (t.is_complete && is_large<F>::value)) {
+    vec tile[rows * vectors];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; v++) finish_vector(sums[i][v], t, i, v, simd::width, f);
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; v++) tile[i * vectors + v] = sums[i][v];
+    finish_slowly(tile, rows, vectors, t, f);
     return;
   }
-  vec tile[rows][vectors];
+  if (t.adds_partial) {
 #pragma GCC unroll 16
-  for (int i = 0; i < rows; i++)
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) tile[i][v] = sums[i][v];
-#pragma GCC unroll 1
-  for (int i = 0; i < rows; i++)
-#pragma GCC unroll 1
-    for (int v = 0; v < vectors; v++) {
-      const int64_t left = t.columns - v * simd::width;
-      if (left > 0)
-        finish_vector(tile[i][v], t, i, v, static_cast<int>(std::min<int64_t>(left, simd::width)), f);
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; v++)
+        sums[i][v] = simd::load(t.partial + i * t.partial_pitch + v * simd::width) + sums[i][v];
+  }
+  if (t.is_complete) {
+    if constexpr (!is_large<F>::value) {
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++) put(sums[i][v], t, i, v, simd::width, f);
     }
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+      for (int v = 0; v < vectors; v++)
+        simd::store(t.partial + i * t.partial_pitch + v * simd::width, sums[i][v]);
+  }
 }
 
 /* sums[i][v] += a (packed, [step][rows]) times b; b is kept at `keep` as one panel if asked to. */
@@ -367,7 +397,7 @@ SIMD_INLINE void multiply(int64_t steps, const float *a, Right b, float *keep,
                           vec (&sums)[rows][vectors]) {
   for (int64_t s = 0; s < steps; s++, a += rows) {
     vec right[vectors];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v < vectors; v++) {
       right[v] = b.load(v);
       if constexpr (keeps) simd::store(keep + v * simd::width, right[v]);
@@ -377,7 +407,7 @@ SIMD_INLINE void multiply(int64_t steps, const float *a, Right b, float *keep,
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
       const vec left = Right::L::broadcast(a + i);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int v = 0; v < vectors; v++)
         sums[i][v] = Right::L::multiply_add(sums[i][v], left, right[v]);
     }
@@ -391,34 +421,59 @@ __attribute__((noinline)) void block(int64_t steps, const float *a, Right b, flo
   /* C arrives while the products are summed. */
 #pragma GCC unroll 16
   for (int i = 0; i < rows; i++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v < vectors; v += 16 / simd::width * (4 / (int)sizeof(Out)))
       __builtin_prefetch(t.out + i * t.pitch + v * simd::width, 1);
+  if constexpr (sizeof(Out) < sizeof(float))
+    if (t.adds_partial)
+#pragma GCC unroll 16
+      for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++)
+          __builtin_prefetch(t.partial + i * t.partial_pitch + v * simd::width, 1);
   vec sums[rows][vectors] = {};
   multiply<rows, vectors, keeps>(steps, a, b, keep, sums);
   finish<rows>(sums, t, f);
 }
 
 /* Blocks for a number of rows known at run time only. */
-template <class Right, class Out, class F> struct Blocks {
+template <class E, class Out, class F> struct Blocks {
+  template <class Right>
   using Function = void (*)(int64_t, const float *, Right, float *, const Target<Out> &, const F &);
-  template <bool is_wide, int... i>
-  static Function pick(int64_t rows, std::integer_sequence<int, i...>) {
-    static constexpr Function table[] = {
-        block<i + 1, is_wide ? panels_at_once(i + 1) : 1, false, Right, Out, F>...};
+
+  template <class Right, bool is_wide, int... i>
+  static Function<Right> pick(int64_t rows, std::integer_sequence<int, i...>) {
+    static constexpr Function<Right> table[] = {
+        block<i + 1, is_wide ? Right::at_once(i + 1) : 1, false, Right, Out, F>...};
     return table[rows - 1];
   }
-  template <int... i> static Function pick_keeping(int64_t rows, std::integer_sequence<int, i...>) {
-    static constexpr Function table[] = {block<fewest + i, 1, true, Right, Out, F>...};
+  template <class Right, int... i>
+  static Function<Right> pick_keeping(int64_t rows, std::integer_sequence<int, i...>) {
+    static constexpr Function<Right> table[] = {block<fewest + i, 1, true, Right, Out, F>...};
     return table[rows - fewest];
   }
   /* Rows that fill several blocks are dealt out evenly, so no block is nearly empty. */
   static constexpr int fewest = (kernel_rows + 1) / 2;
   using Any = std::make_integer_sequence<int, kernel_rows>;
   using Many = std::make_integer_sequence<int, kernel_rows - fewest + 1>;
-  static Function wide(int64_t rows) { return pick<true>(rows, Any()); }
-  static Function narrow(int64_t rows) { return pick<false>(rows, Any()); }
-  static Function keeping(int64_t rows) { return pick_keeping(rows, Many()); }
+
+  /* Of a few rows over one panel or, if taken > 1, as many panels as they take at once. */
+  template <template <class, bool> class Right>
+  static void call(int64_t rows, int64_t taken, int64_t steps, const float *a, Right<E, true> b,
+                   const Target<Out> &t, const F &f) {
+    if (rows == 1) {
+      const Right<E, false> silent{b.at, b.next, 0};
+      (taken > 1 ? block<1, Right<E, false>::at_once(1), false, Right<E, false>, Out, F>
+                 : block<1, 1, false, Right<E, false>, Out, F>)(steps, a, silent, nullptr, t, f);
+    } else {
+      (taken > 1 ? pick<Right<E, true>, true>(rows, Any()) : pick<Right<E, true>, false>(rows, Any()))(
+          steps, a, b, nullptr, t, f);
+    }
+  }
+  static void call_keeping(int64_t rows, int64_t steps, const float *a, FromRows<E> b, float *keep,
+                           const Target<Out> &t, const F &f) {
+    pick_keeping<FromRows<E>>(rows, Many())(steps, a, b, keep, t, f);
+  }
 };
 
 /* Rows are dealt to blocks as evenly as can be: 16 rows are 8 + 8, not 14 + 2. */
@@ -432,7 +487,7 @@ struct Split {
 /* ---- Drivers ---- */
 
 /* What every driver is told about its product. `partial`, for an Out narrower than float and k
-   beyond one pass: block_rows * n floats; else null. */
+   beyond one pass: partial_size(n) floats; else null. */
 template <class E, class Out, class F> struct Product {
   Strided<E> a;
   Out *c;
@@ -441,15 +496,23 @@ template <class E, class Out, class F> struct Product {
   const F &f;
   float *workspace, *partial;
 
-  Target<Out> target(int64_t top, int64_t row, int64_t panel, int64_t step, int64_t end) const {
+  /* Of the block at (row, panel), `taken` panels wide, for the steps from `step` to `end`. Sums not
+     yet complete lie block by block in `partial`, unless c itself can hold them. */
+  Target<Out> target([[maybe_unused]] int64_t top, int64_t row, int64_t panel,
+                     [[maybe_unused]] int64_t taken, int64_t step, int64_t end) const {
     const int64_t column = panel * panel_columns;
     Out *out = c + row * ldc + column;
     const bool is_complete = end == steps_of<E>(k);
     if constexpr (std::is_same_v<Out, float>)
       return {out, ldc, out, ldc, row, column, n - column, adds || step > 0, false, is_complete};
     else
-      return {partial + (row - top) * n + column, n, out, ldc, row, column, n - column, step > 0,
-              adds && step == 0, is_complete};
+      return {partial + column * block_rows + (row - top) * panel_columns, taken * panel_columns,
+              out, ldc, row, column, n - column, step > 0, adds && step == 0, is_complete};
+  }
+  /* Rows that go through all steps before others start: as many as `partial` has room for. */
+  int64_t stripe() const {
+    return std::is_same_v<Out, float> || steps_of<E>(k) <= depth ? std::max<int64_t>(m, 1)
+                                                                 : block_rows;
   }
   int64_t terms(int64_t step, int64_t end) const {
     return std::min(k, end * Lane<E>::terms) - step * Lane<E>::terms;
@@ -457,7 +520,8 @@ template <class E, class Out, class F> struct Product {
 };
 
 template <class E, class Out, class F>
-void run_product(const Product<E, Out, F> &x, const float *panels_of_b) {
+void run_stripe(const Product<E, Out, F> &x, const float *panels_of_b, int64_t start,
+                int64_t stop) {
   const int64_t all = steps_of<E>(x.k);
   const int64_t next = all * panel_columns;
   /* Few rows: the whole depth of a panel after another, so that B is one uninterrupted stream. */
@@ -465,13 +529,13 @@ void run_product(const Product<E, Out, F> &x, const float *panels_of_b) {
   const int64_t most = is_few ? workspace_size() / (2 * kernel_rows) / depth * depth : depth;
   for (int64_t step = 0; step < all || step == 0; step += most) {
     const int64_t end = std::min(all, step + most), steps = end - step;
-    for (int64_t top = 0; top < x.m; top += block_rows) {
-      const Split split(std::min(block_rows, x.m - top));
+    for (int64_t top = start; top < stop; top += block_rows) {
+      const Split split(std::min(block_rows, stop - top));
       int64_t row = top;
       for (int64_t i = 0; i < split.blocks; row += split.size(i++))
         pack_a<E>(x.a.from(row, step * Lane<E>::terms), split.size(i), x.terms(step, end),
                   x.workspace + (row - top) * steps);
-      const int64_t at_once = split.blocks == 1 ? panels_at_once(split.base) : 1;
+      const int64_t at_once = split.blocks == 1 ? FromPanels<E>::at_once(split.base) : 1;
       for (int64_t panel = x.first, taken = 0; panel < x.last; panel += taken) {
         taken = x.last - panel >= at_once ? at_once : 1;
         for (int64_t from = step; from < end || from == step; from += depth) {
@@ -481,11 +545,11 @@ void run_product(const Product<E, Out, F> &x, const float *panels_of_b) {
           row = top;
           for (int64_t i = 0; i < split.blocks; row += split.size(i++)) {
             const int64_t rows = split.size(i);
-            if (i > 0) right.distance = i + 1 == split.blocks ? (is_few ? depth * panel_columns : next) : 0;
-            using B = Blocks<FromPanels<E>, Out, F>;
-            (taken > 1 ? B::wide(rows) : B::narrow(rows))(
-                to - from, x.workspace + (row - top) * steps + (from - step) * rows, right, nullptr,
-                x.target(top, row, panel, from, to), x.f);
+            /* The last of many blocks over this panel asks for the next panel. */
+            if (!is_few && i > 0) right.distance = i + 1 == split.blocks ? next : 0;
+            Blocks<E, Out, F>::call(rows, taken, to - from,
+                                    x.workspace + (row - top) * steps + (from - step) * rows, right,
+                                    x.target(top, row, panel, taken, from, to), x.f);
           }
         }
       }
@@ -501,12 +565,13 @@ template <class E, class Out, class F>
 void run(Strided<E> a, const float *panels_of_b, Out *c, int64_t ldc, int64_t m, int64_t n,
          int64_t k, int64_t first, int64_t last, bool adds, const F &f, float *workspace,
          float *partial = nullptr) {
-  run_product(Product<E, Out, F>{a, c, ldc, m, n, k, first, last, adds, f, workspace, partial},
-              panels_of_b);
+  const Product<E, Out, F> x{a, c, ldc, m, n, k, first, last, adds, f, workspace, partial};
+  for (int64_t row = 0; row < m; row += x.stripe())
+    run_stripe(x, panels_of_b, row, std::min(m, row + x.stripe()));
 }
 
 template <class E, class Out, class F>
-void run_unpacked_product(const Product<E, Out, F> &x, Strided<E> b) {
+void run_unpacked_stripe(const Product<E, Out, F> &x, Strided<E> b, int64_t start, int64_t stop) {
   using L = Lane<E>;
   const int64_t all = steps_of<E>(x.k);
   float *const packed = x.workspace + workspace_size();
@@ -514,11 +579,12 @@ void run_unpacked_product(const Product<E, Out, F> &x, Strided<E> b) {
   const bool is_single = x.m <= kernel_rows;
   /* The panel that n ends in has no whole vectors to read. */
   const int64_t whole = is_rows ? std::min(x.last, x.n / panel_columns) : x.first;
-  /* Few rows of B's own fit between two of its rows far apart: then the next panels are asked for
-     instead, which lie in the same rows. */
-  const int64_t distance = is_single && b.row * int64_t(sizeof(E)) > 4096
-                               ? panels_at_once(x.m) * panel_columns
-                               : rows_ahead * L::terms * b.row;
+  /* A row further on is worth asking for while several fit into a page; beyond that one block of
+     few rows asks for the next panels, which lie in the same rows. */
+  const bool is_dense = b.row * int64_t(sizeof(E)) <= 4096;
+  const int64_t distance = is_dense     ? 8 * L::terms * b.row
+                           : !is_single ? 24 * L::terms * b.row
+                                        : FromRows<E>::at_once(x.m) * panel_columns;
   const auto strided = [&](int64_t panel, int64_t step) {
     return FromRows<E>{b.at(step * L::terms, panel * panel_columns), b.row, distance};
   };
@@ -527,41 +593,37 @@ void run_unpacked_product(const Product<E, Out, F> &x, Strided<E> b) {
     const int64_t right = std::min(x.last, left + group_panels);
     for (int64_t step = 0; step < all || step == 0; step += depth) {
       const int64_t end = std::min(all, step + depth), steps = end - step;
-      for (int64_t top = 0; top < x.m; top += block_rows) {
-        const Split split(std::min(block_rows, x.m - top));
+      for (int64_t top = start; top < stop; top += block_rows) {
+        const Split split(std::min(block_rows, stop - top));
         int64_t row = top;
         for (int64_t i = 0; i < split.blocks; row += split.size(i++))
           pack_a<E>(x.a.from(row, step * L::terms), split.size(i), x.terms(step, end),
                     x.workspace + (row - top) * steps);
         int64_t panel = left;
         if (is_single && whole > left) {
-          using B = Blocks<FromRows<E>, Out, F>;
-          const int64_t at_once = panels_at_once(split.base), stop = std::min(whole, right);
+          const int64_t at_once = FromRows<E>::at_once(x.m), stop = std::min(whole, right);
           for (int64_t taken; panel < stop; panel += taken) {
             taken = stop - panel >= at_once ? at_once : 1;
-            (taken > 1 ? B::wide(x.m) : B::narrow(x.m))(steps, x.workspace, strided(panel, step),
-                                                        nullptr,
-                                                        x.target(top, top, panel, step, end), x.f);
+            Blocks<E, Out, F>::call(x.m, taken, steps, x.workspace, strided(panel, step),
+                                    x.target(top, top, panel, taken, step, end), x.f);
           }
         }
         for (; panel < right; panel++) {
           /* One row block's panel stays in the nearest caches; more blocks come back to it. */
-          float *const keep = packed + (x.m > block_rows ? panel - left : 0) * panel_columns * depth;
+          float *const keep = packed + (stop - start > block_rows ? panel - left : 0) * panel_columns * depth;
           row = top;
           int64_t i = 0;
-          if (top == 0 && panel < whole) {
-            Blocks<FromRows<E>, Out, F>::keeping(split.size(0))(
-                steps, x.workspace, strided(panel, step), keep,
-                x.target(top, row, panel, step, end), x.f);
+          if (top == start && panel < whole && split.blocks > 1) {
+            Blocks<E, Out, F>::call_keeping(split.size(0), steps, x.workspace, strided(panel, step),
+                                            keep, x.target(top, row, panel, 1, step, end), x.f);
             row += split.size(i++);
-          } else if (top == 0) {
+          } else if (top == start) {
             pack_panel<E>(b.from(step * L::terms, panel * panel_columns), x.terms(step, end),
                           std::min<int64_t>(panel_columns, x.n - panel * panel_columns), keep);
           }
           for (; i < split.blocks; row += split.size(i++))
-            Blocks<FromPanels<E>, Out, F>::narrow(split.size(i))(
-                steps, x.workspace + (row - top) * steps, from_panel(keep), nullptr,
-                x.target(top, row, panel, step, end), x.f);
+            Blocks<E, Out, F>::call(split.size(i), 1, steps, x.workspace + (row - top) * steps,
+                                    from_panel(keep), x.target(top, row, panel, 1, step, end), x.f);
         }
       }
     }
@@ -574,8 +636,9 @@ template <class E, class Out, class F>
 void run_unpacked(Strided<E> a, Strided<E> b, Out *c, int64_t ldc, int64_t m, int64_t n, int64_t k,
                   int64_t first, int64_t last, bool adds, const F &f, float *workspace,
                   float *partial = nullptr) {
-  run_unpacked_product(
-      Product<E, Out, F>{a, c, ldc, m, n, k, first, last, adds, f, workspace, partial}, b);
+  const Product<E, Out, F> x{a, c, ldc, m, n, k, first, last, adds, f, workspace, partial};
+  for (int64_t row = 0; row < m; row += x.stripe())
+    run_unpacked_stripe(x, b, row, std::min(m, row + x.stripe()));
 }
 
 struct Identity {
@@ -583,5 +646,6 @@ struct Identity {
 };
 
 } // namespace gemm
+#pragma GCC visibility pop
 
 #endif
