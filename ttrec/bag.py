@@ -167,12 +167,14 @@ class TTEmbeddingBag(nn.Module):
         # Autograd records nothing for buffers and integer indices; this gives backward an edge.
         self._anchor = torch.empty(0, requires_grad=True)
         self._control = _control_of(optimizer)
-        self._n_forwards = 0
+        # In a list: modules take long to set an attribute.
+        self._n_forwards = [0]
 
     @property
     def cores(self) -> list[Tensor]:
         """The d cores, core k of shape (p_k, r_{k-1}, q_k, r_k)."""
-        return [getattr(self, f"core{k}") for k in range(self.shape.d)]
+        held = self._parameters if self.optimizer is None else self._buffers
+        return [held[f"core{k}"] for k in range(self.shape.d)]  # type: ignore[misc]  # never None
 
     @property
     def states(self) -> list[Tensor]:
@@ -197,7 +199,7 @@ class TTEmbeddingBag(nn.Module):
             input, offsets, per_sample_weights, self.mode, self.include_last_offset, cores[0]
         )
         if not torch.compiler.is_compiling():
-            self._n_forwards += 1
+            self._n_forwards[0] += 1
         if is_native(cores, self.backend):
             return self._forward_native(cores, indices, offsets, weights)
         bounds = bounds_of(indices, offsets, self.include_last_offset)
@@ -209,7 +211,7 @@ class TTEmbeddingBag(nn.Module):
                 self.scale_grad_by_freq,
             )  # fmt: skip
         return fused_torch.bag(
-            self._anchor, weights, cores, self.states, self._control, self._n_forwards, indices,
+            self._anchor, weights, cores, self.states, self._control, self._n_forwards[0], indices,
             bounds, self.mode, self.padding_idx, self.scale_grad_by_freq,
             _RULES[type(self.optimizer)], self.stale == "allow",
         )  # fmt: skip
@@ -226,7 +228,7 @@ class TTEmbeddingBag(nn.Module):
             self._control if is_fused else None, self.include_last_offset,
             tt_bag.MODES.index(self.mode), self.num_embeddings, self._padding,
             self.scale_grad_by_freq, _RULES[type(self.optimizer)], self.stale == "allow",
-            needs_grad, tt_bag.STORES.index(self.store), tt_bag.SHARE_ALL, self._n_forwards,
+            needs_grad, tt_bag.STORES.index(self.store), tt_bag.SHARE_ALL, self._n_forwards[0],
         )  # fmt: skip
         return out
 

@@ -41,7 +41,8 @@ class _FusedBag(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_outs: Tensor) -> tuple[Tensor | None, ...]:
         steps, stepped_by, lr, eps = ctx.control.tolist()
-        tt_bag.check_turn(steps, stepped_by, ctx.then, ctx.number, ctx.allows_stale)
+        if steps != ctx.then and (stepped_by == ctx.number or not ctx.allows_stale):
+            raise tt_bag.turn_error(stepped_by == ctx.number, int(stepped_by), ctx.number)
         indices, bounds, weights = ctx.saved_tensors
         needs_d_weights = ctx.needs_input_grad[1]
         mode, padding_idx, by_frequency = ctx.batch

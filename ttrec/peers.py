@@ -1,12 +1,14 @@
 """Training steps of our bag and of its live peers, each behind one function of the same signature.
 
-A step is forward + backward + SGD on a fixed batch, pooled by sum. `ours`, `torch_bmm` and
-`t3nsor` hold the same tensor train and make the same update; `embedding_bag` and `fbgemm` hold the
+A step is forward + backward + SGD on a fixed batch, pooled by sum. The candidates of TENSOR_TRAIN
+hold the same tensor train and make the same update; `embedding_bag` and `fbgemm` hold the
 expanded table, where rows move on their own. What only a peer needs is imported when it is used.
-FBTT-Embedding, EL-Rec and EcoRec need CUDA and cannot run on a CPU.
+FBTT-Embedding, EL-Rec and EcoRec need CUDA and cannot run on a CPU; `published` stands for the
+algorithm of the first.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor
 from common.extras import require
 from ttrec import reference
 from ttrec.bag import TTEmbeddingBag
+from ttrec.kernels.published import SUB_BATCH, Published
+from ttrec.kernels.published import published as load_published
 from ttrec.optim import SGD
 from ttrec.shapes import TTShape
 
@@ -41,10 +45,12 @@ class Candidate:
 
     step: take one step and return the pooled rows from before it, (batch, D)
     rows: table rows as they are now, (n, D)
+    forward: pooled rows without gradients, where that is a case of its own
     """
 
     step: Callable[[], Tensor]
     rows: Callable[[Tensor], Tensor]
+    forward: Callable[[], Tensor] | None = None
 
 
 def ours(problem: Problem) -> Candidate:
@@ -61,20 +67,93 @@ def ours(problem: Problem) -> Candidate:
         torch.autograd.backward(out, problem.d_out)
         return out.detach()
 
-    return Candidate(step, bag.weight_rows)
+    def forward() -> Tensor:
+        with torch.no_grad():
+            pooled: Tensor = bag(problem.indices, problem.bounds)
+        return pooled
+
+    return Candidate(step, bag.weight_rows, forward)
+
+
+def published(problem: Problem, sub_batch: int = SUB_BATCH) -> Candidate:
+    """The paper's algorithm in our microkernels: every position runs its own chain.
+
+    Raises ValueError for a shape too unusual to have kernels of its own.
+    """
+    return _published(problem, load_published(problem.shape, sub_batch))
+
+
+def nothing_shared(problem: Problem) -> Candidate:
+    """Our kernel with everything it shares within a batch switched off."""
+    return published(problem, sub_batch=1)
+
+
+def _published(problem: Problem, kernels: Published) -> Candidate:
+    cores = [core.clone() for core in problem.cores]
+    lengths = torch.diff(problem.bounds)
+    owner = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
+    anchor = torch.empty(0, requires_grad=True)
+
+    def forward() -> Tensor:
+        return kernels.forward(cores, problem.indices, owner, lengths.numel())
+
+    class Bag(torch.autograd.Function):
+        """Through autograd, as every candidate; the step itself is taken in backward."""
+
+        @staticmethod
+        def forward(ctx: Any, anchor: Tensor) -> Tensor:
+            return forward()
+
+        @staticmethod
+        def backward(ctx: Any, *d_outs: Tensor) -> None:
+            kernels.step(cores, problem.indices, owner, d_outs[0], problem.lr)
+
+    def step() -> Tensor:
+        out: Tensor = Bag.apply(anchor)  # type: ignore[no-untyped-call]  # torch's apply has no annotations
+        torch.autograd.backward(out, problem.d_out)
+        return out.detach()
+
+    return Candidate(step, lambda index: reference.rows(cores, index), forward)
 
 
 def torch_bmm(problem: Problem) -> Candidate:
     """The chain by gather and batched product, torch autograd and torch.optim.SGD."""
+    return _autograd_candidate(problem, lambda cores: _pooled_by_bmm(problem, cores))
+
+
+def torch_compiled(problem: Problem) -> Candidate:
+    """`torch_bmm` with forward and backward compiled by torch.compile."""
+    pooled = torch.compile(lambda *cores: _pooled_by_bmm(problem, list(cores)), fullgraph=True)
+    return _autograd_candidate(problem, lambda cores: pooled(*cores))
+
+
+def t3nsor_gather(problem: Problem) -> Candidate:
+    """T3nsor's gather path: the slices of each row by index, multiplied one core after another."""
 
     def pooled(cores: list[Tensor]) -> Tensor:
         digits = reference.digits(problem.indices, problem.shape.p)
-        values = reference.chain(cores, digits)
-        lengths = torch.diff(problem.bounds)
-        owner = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
-        return torch.zeros_like(problem.d_out).index_add(0, owner, values)
+        # (n, q1, r1), then (n, q1 q2, r2), ...; T3nsor multiplies by einsum over gathered cores.
+        product = cores[0][digits[0]][:, 0]
+        for core, digit in zip(cores[1:], digits[1:], strict=True):
+            product = torch.einsum("nqa,najb->nqjb", product, core[digit]).flatten(1, 2)
+        return _sum_bags(problem, product[:, :, 0])
 
     return _autograd_candidate(problem, pooled)
+
+
+def _pooled_by_bmm(problem: Problem, cores: list[Tensor]) -> Tensor:
+    digits = reference.digits(problem.indices, problem.shape.p)
+    return _sum_bags(problem, reference.chain(cores, digits))
+
+
+def _sum_bags(problem: Problem, rows: Tensor) -> Tensor:
+    lengths = torch.diff(problem.bounds)
+    if rows.shape[0] == lengths.numel():  # bags of one
+        return rows
+    owner = torch.repeat_interleave(
+        torch.arange(lengths.numel()), lengths, output_size=rows.shape[0]
+    )
+    return torch.zeros_like(problem.d_out).index_add(0, owner, rows)
 
 
 def t3nsor(problem: Problem) -> Candidate:
@@ -145,7 +224,11 @@ def fbgemm(problem: Problem) -> Candidate:
 #: Candidates that hold the tensor train, and those that hold the dense table.
 TENSOR_TRAIN: dict[str, Callable[[Problem], Candidate]] = {
     "ours": ours,
+    "published": published,
+    "nothing_shared": nothing_shared,
     "torch_bmm": torch_bmm,
+    "torch_compiled": torch_compiled,
+    "t3nsor_gather": t3nsor_gather,
     "t3nsor": t3nsor,
 }
 DENSE: dict[str, Callable[[Problem], Candidate]] = {
@@ -184,7 +267,13 @@ def _autograd_candidate(problem: Problem, pooled: Callable[[list[Tensor]], Tenso
         optimizer.step()
         return out.detach()
 
-    return Candidate(step, lambda index: reference.rows([c.detach() for c in cores], index))
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return pooled(cores)
+
+    return Candidate(
+        step, lambda index: reference.rows([c.detach() for c in cores], index), forward
+    )
 
 
 def _expanded(problem: Problem) -> Tensor:

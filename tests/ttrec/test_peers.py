@@ -13,7 +13,7 @@ from ttrec.init import make_cores
 from ttrec.shapes import TTShape
 from ttrec.synthetic import draw_indices
 
-SHAPE = TTShape(480, 8, (8, 8, 8), (2, 2, 2), (4, 4))
+SHAPE = TTShape(480, 16, (8, 8, 8), (2, 2, 4), (8, 8))
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def problem():
         cores=tuple(make_cores(SHAPE, target_var=1.0, generator=generator)),
         indices=torch.randint(0, 480, (60,), generator=generator),
         bounds=torch.tensor([0, 10, 10, 35, 60]),
-        d_out=torch.randn(4, 8, generator=generator),
+        d_out=torch.randn(4, 16, generator=generator),
         lr=0.1,
     )
 

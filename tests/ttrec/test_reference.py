@@ -109,3 +109,58 @@ def test_rows_name_the_first_index_out_of_range():
     cores = random_cores((2, 3), (2, 2), (3,))
     with pytest.raises(IndexError, match=r"0\.\.5, got 6 at position 1"):
         reference.rows(cores, torch.tensor([5, 6, -1]))
+
+
+INDEX, BOUNDS = torch.tensor([1, 3, 3, 8, 1, 3, 0, 0]), torch.tensor([0, 2, 2, 5, 6, 8])
+
+
+def core_gradients(cores, d_table):
+    """Gradients of the cores from one of the whole table."""
+    leaves = [c.clone().requires_grad_() for c in cores]
+    reference.full(leaves).backward(d_table)
+    return [leaf.grad for leaf in leaves]
+
+
+def small_cores():
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 1, 2, 2), (3, 2, 2, 1))
+    return [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding", [None, 3])
+def test_modes_and_padding_are_those_of_torch(mode, padding):
+    cores = small_cores()
+    ours = [c.clone().requires_grad_() for c in cores]
+    table = reference.full(cores).requires_grad_()
+    out = reference.bag(ours, INDEX, BOUNDS, mode, None, padding)
+    wanted = torch.nn.functional.embedding_bag(
+        INDEX, table, BOUNDS, mode=mode, include_last_offset=True, padding_idx=padding
+    )
+    torch.testing.assert_close(out, wanted)
+    d_out = torch.randn(5, 4, dtype=torch.float64)
+    out.backward(d_out)
+    wanted.backward(d_out)
+    for a, b in zip(ours, core_gradients(cores, table.grad), strict=True):
+        torch.testing.assert_close(a.grad, b)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("padding", [None, 3])
+def test_gradients_are_divided_by_frequency_as_in_nn_embedding(mode, padding):
+    # Against functional.embedding: on the CPU functional.embedding_bag of torch 2.13 looks the
+    # count of another row up (row 8, which occurs once here, gets half its gradient).
+    cores = small_cores()
+    ours = [c.clone().requires_grad_() for c in cores]
+    table = reference.full(cores).requires_grad_()
+    d_out = torch.randn(5, 4, dtype=torch.float64)
+    reference.bag(ours, INDEX, BOUNDS, mode, None, padding, True).backward(d_out)
+    is_there = torch.ones(8) if padding is None else (INDEX.ne(padding)).double()
+    owner = torch.repeat_interleave(torch.arange(5), torch.diff(BOUNDS))
+    rows = torch.nn.functional.embedding(INDEX, table, padding, scale_grad_by_freq=True)
+    share = is_there.double()
+    if mode == "mean":
+        share = share / torch.zeros(5).double().index_add(0, owner, share).clamp(min=1)[owner]
+    rows.backward(d_out[owner] * share[:, None])
+    for a, b in zip(ours, core_gradients(cores, table.grad), strict=True):
+        torch.testing.assert_close(a.grad, b)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common import native
 
-_FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent
 #: Beyond these a library of one's own is not worth its seconds of compilation.
 LARGEST_RANK, LARGEST_Q, SMALLEST_DIM = 128, 16, 16
 #: Floats of partial products forward keeps for backward with store="auto": 4 MB.
@@ -38,10 +38,11 @@ _PROTOTYPES = {
         "float* work, float* out, int32_t* winners, int64_t n, int64_t batch, int64_t threads)"
     ),
     "backward": (
-        "void tt_backward(const int64_t* sizes, const int64_t* cores, int32_t* plan, "
+        "int64_t tt_backward(const int64_t* sizes, const int64_t* cores, int32_t* plan, "
         "const float* weights, const float* scale, const int32_t* winners, float* kept, "
         "int64_t n_kept, const float* d_out, float* d_weights, float* work, int64_t n, "
-        "int64_t by_frequency, int64_t rule, float lr, float eps, int64_t threads)"
+        "int64_t by_frequency, int64_t rule, double* control, int64_t allows_stale, "
+        "int64_t threads)"
     ),
 }
 
@@ -66,7 +67,7 @@ class Kernels:
     work_floats: Callable[..., int]
     plan: Callable[..., int]
     forward: Callable[..., None]
-    backward: Callable[..., None]
+    backward: Callable[..., int]
 
 
 def is_usual(q: Sequence[int], ranks: Sequence[int]) -> bool:
@@ -91,7 +92,7 @@ def load(q: tuple[int, ...], ranks: tuple[int, ...]) -> native.Library:
     if is_usual(q, ranks):
         defines = {f"TT_Q{k + 1}": factor for k, factor in enumerate(q)}
         defines |= {f"TT_R{k + 1}": rank for k, rank in enumerate(ranks)}
-    source = _FOLDER / "tt_three.cpp"
+    source = FOLDER / "tt_three.cpp"
     return native.build(source.stem, [source], openmp=True, defines=defines)
 
 
@@ -134,20 +135,41 @@ def threads_for(n: int) -> int:
     return max(1, min(torch.get_num_threads(), n // POSITIONS_PER_THREAD))
 
 
-class _Scratch(threading.local):
-    """Memory a thread reuses from call to call."""
+class _Desk(threading.local):
+    """Memory a thread reuses from call to call; addresses are kept, as asking for them takes long.
+
+    found:     what tt_plan reports, (4,) int64
+    addresses: of cores and states, (16,) int64
+    """
 
     def __init__(self) -> None:
-        self.blocks: dict[str, Tensor] = {}
+        self._blocks: dict[str, tuple[Tensor, int, int]] = {}
+        self.found = np.zeros(4, dtype=np.int64)
+        self.found_at: int = self.found.ctypes.data
+        self.addresses = np.zeros(16, dtype=np.int64)
+        self.addresses_at: int = self.addresses.ctypes.data
 
-    def __call__(self, name: str, n_floats: int) -> Tensor:
-        block = self.blocks.get(name)
-        if block is None or block.numel() < n_floats:
+    def floats_at(self, name: str, n: int) -> int:
+        """Address of at least n float32, whose content is nobody's."""
+        _, address, held = self._blocks.get(name, (None, 0, -1))
+        if held < n:
             # A half more than asked, so that slowly growing batches do not each allocate anew.
-            block = torch.empty(n_floats + n_floats // 2 + 16)
-            self.blocks[name] = block
-        return block
+            block = torch.empty(n + n // 2 + 16)
+            address = block.data_ptr()
+            self._blocks[name] = (block, address, block.numel())
+        return address
+
+    def cores_at(self, *lists: Sequence[Tensor]) -> int:
+        """Address of a list of the tensors' addresses."""
+        pointers = [tensor.data_ptr() for tensors in lists for tensor in tensors]
+        self.addresses[: len(pointers)] = pointers
+        return self.addresses_at
 
 
-#: scratch(name, floats) is a float32 tensor at least that long; its content is nobody's.
-scratch = _Scratch()
+desk = _Desk()
+
+
+@functools.lru_cache(maxsize=4096)
+def work_floats(kernels: Kernels, n: int, threads: int) -> int:
+    """Floats of scratch a batch of n positions needs."""
+    return kernels.work_floats(kernels.sizes_at, n, threads)

@@ -6,15 +6,14 @@ CPU. Forward plans the batch (see tt_plan.h) and hands the plan to backward.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from common import torch_ops
 from ttrec.kernels import kept, library
-from ttrec.kernels.library import Kernels, kernels_of, scratch
+from ttrec.kernels.library import Kernels, desk, kernels_of
 from ttrec.reference import bounds_error
 
 MODES = ("sum", "mean", "max")
@@ -57,51 +56,18 @@ def _shape_of_batch(indices: Tensor, offsets: Tensor | None, has_last: bool) -> 
     return offsets.shape[0] - has_last, int(has_last)
 
 
-def _plan(
-    kernels: Kernels,
-    indices: Tensor,
-    offsets: Tensor | None,
-    has_last: bool,
-    n_rows: int,
-    padding: int,
-    mode: int,
-    sharing: int,
-    control: Tensor | None,
-    number: int,
-) -> tuple[Tensor, Tensor, int, bool, int]:
-    """Check and plan a batch.
+class Planned(NamedTuple):
+    """What forward leaves for backward.
 
-    Returns the plan, the scales of bags, the number of distinct rows, whether all bags have one
-    position, and the digest of the plan.
+    plan:    int32, see tt_plan.h;  digest: a number that tells plans apart
+    scale:   1 / length of every bag in mode "mean", else None
+    winners: (batch, D) int32, the position of every output in mode "max", else None
     """
-    n = indices.numel()
-    batch, length = _shape_of_batch(indices, offsets, has_last)
-    plan = torch.empty(kernels.plan_words(kernels.sizes_at, n), dtype=torch.int32)
-    scale = torch.empty(batch if mode == MEAN else 0)
-    work = scratch("work", kernels.work_floats(kernels.sizes_at, n, 1))
-    found = np.zeros(4, dtype=np.int64)
-    wrong = kernels.plan(
-        kernels.sizes_at,
-        indices.data_ptr(),
-        0 if offsets is None else offsets.data_ptr(),
-        n,
-        batch,
-        length,
-        int(indices.dtype is torch.int64),
-        n_rows,
-        padding,
-        sharing,
-        0 if control is None else control.data_ptr(),
-        number,
-        plan.data_ptr(),
-        work.data_ptr(),
-        scale.data_ptr(),
-        found.ctypes.data,
-    )
-    if wrong:
-        raise batch_error(wrong, found.tolist(), n, n_rows)
-    n_distinct, is_single, digest, _ = found.tolist()
-    return plan, scale, n_distinct, bool(is_single), digest
+
+    plan: Tensor
+    digest: int
+    scale: Tensor | None
+    winners: Tensor | None
 
 
 def _kept_pairs(kernels: Kernels, n: int, store: int) -> int:
@@ -111,17 +77,155 @@ def _kept_pairs(kernels: Kernels, n: int, store: int) -> int:
     return n if store == KEEP else min(n, library.KEPT_FLOATS // kernels.pair_floats)
 
 
-def _addresses(*lists: Sequence[Tensor]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.array([t.data_ptr() for tensors in lists for t in tensors], dtype=np.int64)
-
-
 def forward(
     cores: Sequence[Tensor],
     indices: Tensor,
     offsets: Tensor | None,
     weights: Tensor | None,
+    control: Tensor | None,
+    has_last: bool,
+    mode: int,
+    n_rows: int,
+    padding: int,
+    needs_grad: bool,
+    store: int,
+    sharing: int,
+    number: int,
+) -> tuple[Tensor, Planned]:
+    """Pool rows bag by bag: (batch, D), and what backward needs.
+
+    Checks the batch first: IndexError for an index outside 0..n_rows-1, ValueError for offsets
+    that do not start at 0, fall, or leave the batch.
+    """
+    kernels = kernels_of(tuple([core.shape for core in cores]))
+    n, (batch, length) = indices.numel(), _shape_of_batch(indices, offsets, has_last)
+    threads = library.threads_for(n)
+    plan = torch.empty(plan_words(n, kernels.p), dtype=torch.int32)
+    plan_at = plan.data_ptr()
+    scale = torch.empty(batch) if mode == MEAN else None
+    scale_at = 0 if scale is None else scale.data_ptr()
+    work_at = desk.floats_at("work", library.work_floats(kernels, n, threads))
+    wrong = kernels.plan(
+        kernels.sizes_at,
+        indices.data_ptr(),
+        0 if offsets is None else offsets.data_ptr(),
+        n,
+        batch,
+        length,
+        1 if indices.dtype is torch.int64 else 0,
+        n_rows,
+        padding,
+        sharing,
+        0 if control is None else control.data_ptr(),
+        number,
+        plan_at,
+        work_at,
+        scale_at,
+        desk.found_at,
+    )
+    n_distinct, is_single, digest, _ = found = desk.found.tolist()
+    if wrong:
+        raise batch_error(wrong, found, n, n_rows)
+    out = torch.empty(batch, kernels.dim)
+    winners = torch.empty(batch, kernels.dim, dtype=torch.int32) if mode == MAX else None
+    n_kept = _kept_pairs(kernels, n, store) if needs_grad else 0
+    products = kept.lend(n_kept * kernels.pair_floats) if n_kept else None
+    is_direct = is_single and weights is None and winners is None
+    kernels.forward(
+        kernels.sizes_at,
+        desk.cores_at(cores),
+        plan_at,
+        0 if weights is None else weights.data_ptr(),
+        scale_at,
+        0 if products is None else products.data_ptr(),
+        n_kept,
+        0 if is_direct else desk.floats_at("rows", n_distinct * kernels.dim),
+        work_at,
+        out.data_ptr(),
+        0 if winners is None else winners.data_ptr(),
+        n,
+        batch,
+        threads,
+    )
+    if products is not None:
+        kept.put(plan_at, digest, cores, products, n_kept)
+    return out, Planned(plan, digest, scale, winners)
+
+
+def _run_backward(
+    d_out: Tensor,
+    cores: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    planned: Planned,
+    weights: Tensor | None,
+    n: int,
+    needs_d_weights: bool,
+    by_frequency: bool,
+    rule: int,
+    control: Tensor | None,
+    allows_stale: bool,
+) -> Tensor | None:
+    """Gradients into targets, or a step of cores with states `targets`; returns d_weights."""
+    kernels = kernels_of(tuple([core.shape for core in cores]))
+    threads = library.threads_for(n)
+    d_weights = torch.zeros(n) if needs_d_weights else None
+    plan_at = planned.plan.data_ptr()
+    products, n_kept = kept.take(plan_at, planned.digest, cores)
+    d_out = d_out.contiguous()
+    turn = kernels.backward(
+        kernels.sizes_at,
+        desk.cores_at(cores, targets or cores),
+        plan_at,
+        0 if weights is None else weights.data_ptr(),
+        0 if planned.scale is None else planned.scale.data_ptr(),
+        0 if planned.winners is None else planned.winners.data_ptr(),
+        0 if products is None else products.data_ptr(),
+        n_kept,
+        d_out.data_ptr(),
+        0 if d_weights is None else d_weights.data_ptr(),
+        desk.floats_at("work", library.work_floats(kernels, n, threads)),
+        n,
+        1 if by_frequency else 0,
+        rule,
+        0 if control is None else control.data_ptr(),
+        1 if allows_stale else 0,
+        threads,
+    )
+    if products is not None:
+        kept.reclaim(products)
+    if turn:
+        assert control is not None
+        raise turn_error(turn == 1, int(control[STEPPED_BY]), int(planned.plan[_NUMBER]))
+    if control is not None:
+        # Autograd must notice the change.
+        torch.autograd.graph.increment_version([*cores, *targets, control])
+    return d_weights
+
+
+def turn_error(is_second: bool, stepped_by: int, number: int) -> RuntimeError:
+    """Why a fused backward may not step.
+
+    is_second: its own step was taken already; else the forward numbered stepped_by came between
+    """
+    if is_second:
+        return RuntimeError(
+            "backward ran a second time through a fused TT bag, but the step was already "
+            "applied; call forward again"
+        )
+    return RuntimeError(
+        f"the backward of forward {stepped_by} has stepped the cores since forward {number}; "
+        "run forward and backward in turn, look both batches up in one forward, or make the "
+        'bag with stale="allow" to use the cores as they are now'
+    )
+
+
+def _forward_operator(
+    cores: list[Tensor],
+    indices: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
     anchor: Tensor | None,
-    states: Sequence[Tensor],
+    states: list[Tensor],
     control: Tensor | None,
     has_last: bool,
     mode: int,
@@ -130,97 +234,31 @@ def forward(
     by_frequency: bool,
     rule: int,
     allows_stale: bool,
-    needs_grad: bool,
-    store: int,
-    sharing: int,
-    number: int,
+    *how: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pool rows bag by bag: (batch, D), and plan, scales and winners for backward.
-
-    Checks the batch first: IndexError for an index outside 0..n_rows-1, ValueError for offsets
-    that do not start at 0, fall, or leave the batch.
-    """
-    kernels = kernels_of(tuple([core.shape for core in cores]))
-    plan, scale, n_distinct, is_single, digest = _plan(
-        kernels, indices, offsets, has_last, n_rows, padding, mode, sharing, control, number
+    out, planned = forward(
+        cores, indices, offsets, weights, control, has_last, mode, n_rows, padding, *how
     )
-    n, (batch, _) = indices.numel(), _shape_of_batch(indices, offsets, has_last)
-    threads = library.threads_for(n)
-    out = torch.empty(batch, kernels.dim)
-    winners = torch.empty((batch, kernels.dim) if mode == MAX else 0, dtype=torch.int32)
-    n_kept = _kept_pairs(kernels, n, store) if needs_grad else 0
-    products = kept.lend(n_kept * kernels.pair_floats) if n_kept else None
-    is_direct = is_single and weights is None and mode != MAX
-    kernels.forward(
-        kernels.sizes_at,
-        _addresses(cores).ctypes.data,
-        plan.data_ptr(),
-        0 if weights is None else weights.data_ptr(),
-        scale.data_ptr() if mode == MEAN else 0,
-        0 if products is None else products.data_ptr(),
-        n_kept,
-        0 if is_direct else scratch("rows", n_distinct * kernels.dim).data_ptr(),
-        scratch("work", kernels.work_floats(kernels.sizes_at, n, threads)).data_ptr(),
-        out.data_ptr(),
-        winners.data_ptr() if mode == MAX else 0,
-        n,
-        batch,
-        threads,
+    return (
+        out,
+        planned.plan,
+        torch.empty(0) if planned.scale is None else planned.scale,
+        torch.empty(0, dtype=torch.int32) if planned.winners is None else planned.winners,
     )
-    if products is not None:
-        kept.put(plan.data_ptr(), digest, cores, products, n_kept)
-    return out, plan, scale, winners
 
 
-def _run_backward(
+def _planned(plan: Tensor, scale: Tensor, winners: Tensor) -> Planned:
+    return Planned(
+        plan,
+        int(plan[_DIGEST]),
+        scale if scale.numel() else None,
+        winners if winners.numel() else None,
+    )
+
+
+def _backward_operator(
     d_out: Tensor,
-    cores: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    plan: Tensor,
-    digest: int,
-    scale: Tensor,
-    winners: Tensor,
-    weights: Tensor | None,
-    n: int,
-    needs_d_weights: bool,
-    by_frequency: bool,
-    rule: int,
-    lr: float,
-    eps: float,
-) -> Tensor:
-    """Gradients into targets, or a step of cores with states `targets`; returns d_weights."""
-    kernels = kernels_of(tuple([core.shape for core in cores]))
-    threads = library.threads_for(n)
-    d_weights = torch.zeros(n if needs_d_weights else 0)
-    products, n_kept = kept.take(plan.data_ptr(), digest, cores)
-    d_out = d_out.contiguous()
-    kernels.backward(
-        kernels.sizes_at,
-        _addresses(cores, targets or cores).ctypes.data,
-        plan.data_ptr(),
-        0 if weights is None else weights.data_ptr(),
-        scale.data_ptr() if scale.numel() else 0,
-        winners.data_ptr() if winners.numel() else 0,
-        0 if products is None else products.data_ptr(),
-        n_kept,
-        d_out.data_ptr(),
-        d_weights.data_ptr() if needs_d_weights else 0,
-        scratch("work", kernels.work_floats(kernels.sizes_at, n, threads)).data_ptr(),
-        n,
-        int(by_frequency),
-        rule,
-        lr,
-        eps,
-        threads,
-    )
-    if products is not None:
-        kept.reclaim(products)
-    return d_weights
-
-
-def backward(
-    d_out: Tensor,
-    cores: Sequence[Tensor],
+    cores: list[Tensor],
     plan: Tensor,
     scale: Tensor,
     winners: Tensor,
@@ -231,18 +269,17 @@ def backward(
 ) -> list[Tensor]:
     """Dense gradients of the cores, and of the weights ((0,) unless wanted)."""
     d_cores = [torch.zeros_like(core) for core in cores]
-    digest = int(plan[_DIGEST])
     d_weights = _run_backward(
-        d_out, cores, d_cores, plan, digest, scale, winners, weights, n, needs_d_weights,
-        by_frequency, RULES.index("none"), 0.0, 0.0,
+        d_out, cores, d_cores, _planned(plan, scale, winners), weights, n, needs_d_weights,
+        by_frequency, 0, None, False,
     )  # fmt: skip
-    return [*d_cores, d_weights]
+    return [*d_cores, torch.empty(0) if d_weights is None else d_weights]
 
 
-def backward_fused(
+def _backward_fused_operator(
     d_out: Tensor,
-    cores: Sequence[Tensor],
-    states: Sequence[Tensor],
+    cores: list[Tensor],
+    states: list[Tensor],
     control: Tensor,
     plan: Tensor,
     scale: Tensor,
@@ -258,39 +295,11 @@ def backward_fused(
 
     Raises RuntimeError if this forward's step was taken already, or another came in between.
     """
-    steps, stepped_by, lr, eps = control.tolist()
-    digest, then, number = plan[_DIGEST : _NUMBER + 1].tolist()
-    check_turn(steps, stepped_by, then, number, allows_stale)
     d_weights = _run_backward(
-        d_out, cores, states, plan, digest, scale, winners, weights, n, needs_d_weights,
-        by_frequency, rule, lr, eps,
+        d_out, cores, states, _planned(plan, scale, winners), weights, n, needs_d_weights,
+        by_frequency, rule, control, allows_stale,
     )  # fmt: skip
-    control.numpy()[:LR] = steps + 1, number
-    torch.autograd.graph.increment_version([*cores, *states])  # autograd must notice the change
-    return d_weights
-
-
-def check_turn(
-    steps: float, stepped_by: float, then: float, number: float, allows_stale: bool
-) -> None:
-    """Raise RuntimeError unless a fused backward may step.
-
-    steps, stepped_by: steps taken, and the number of the forward whose backward stepped last
-    then, number:      steps taken at this backward's forward, and its number
-    """
-    if steps == then:
-        return
-    if stepped_by == number:
-        raise RuntimeError(
-            "backward ran a second time through a fused TT bag, but the step was already "
-            "applied; call forward again"
-        )
-    if not allows_stale:
-        raise RuntimeError(
-            f"the backward of forward {int(stepped_by)} has stepped the cores since forward "
-            f"{int(number)}; run forward and backward in turn, look both batches up in one "
-            'forward, or make the bag with stale="allow" to use the cores as they are now'
-        )
+    return torch.empty(0) if d_weights is None else d_weights
 
 
 def _fake_forward(
@@ -397,14 +406,14 @@ bag_backward = torch_ops.register(
     "ttrec::bag_backward",
     f"(Tensor d_out, Tensor[] cores, {_PLANNED}, bool needs_d_weights, bool by_frequency) "
     "-> Tensor[]",
-    backward,
+    _backward_operator,
     _fake_backward,
 )
 bag_backward_fused = torch_ops.register(
     "ttrec::bag_backward_fused",
     f"(Tensor d_out, Tensor(a!)[] cores, Tensor(b!)[] states, Tensor(c!) control, {_PLANNED}, "
     "bool needs_d_weights, bool by_frequency, int rule, bool allows_stale) -> Tensor",
-    backward_fused,
+    _backward_fused_operator,
     _fake_backward_fused,
 )
 bag_forward = torch_ops.register(
@@ -413,7 +422,7 @@ bag_forward = torch_ops.register(
     "Tensor[] states, Tensor? control, bool has_last, int mode, int n_rows, int padding, "
     "bool by_frequency, int rule, bool allows_stale, bool needs_grad, int store, int sharing, "
     "int number) -> (Tensor, Tensor, Tensor, Tensor)",
-    forward,
+    _forward_operator,
     _fake_forward,
     backward=_pull_back,
     setup_context=_save,
@@ -433,37 +442,45 @@ class _EagerBag(torch.autograd.Function):
         weights: Tensor | None,
         states: Sequence[Tensor],
         control: Tensor | None,
-        batch: tuple[Any, ...],
+        indices: Tensor,
+        offsets: Tensor | None,
         options: tuple[Any, ...],
         *cores: Tensor,
     ) -> Tensor:
+        has_last, mode, n_rows, padding, ctx.by_frequency, ctx.rule, ctx.allows_stale, *how = (
+            options
+        )
+        run: Callable[..., tuple[Tensor, Planned]] = forward
+        out, ctx.planned = run(
+            cores, indices, offsets, weights, control, has_last, mode, n_rows, padding, *how
+        )
         ctx.set_materialize_grads(False)
-        indices, offsets = batch
-        run: Callable[..., tuple[Tensor, ...]] = forward
-        out, *planned = run(cores, indices, offsets, weights, None, states, control, *options)
-        ctx.n, ctx.options, ctx.n_cores = indices.numel(), options, len(cores)
-        if control is not None:
+        ctx.n, ctx.n_cores = indices.numel(), len(cores)
+        if control is None:
+            ctx.save_for_backward(weights, *cores)
+        else:
+            # Not saved the usual way: autograd would refuse stepped cores before we can say why.
             ctx.cores, ctx.states, ctx.control = cores, states, control
-            cores = ()
-        ctx.save_for_backward(*planned, weights, *cores)
+            ctx.save_for_backward(weights)
         return out
 
     @staticmethod
     def backward(ctx: Any, *d_outs: Tensor | None) -> tuple[Tensor | None, ...]:
-        plan, scale, winners, weights, *cores = ctx.saved_tensors
-        nothing: tuple[Tensor | None, ...] = (None,) * (6 + ctx.n_cores)
+        weights, *cores = ctx.saved_tensors
+        nothing: tuple[Tensor | None, ...] = (None,) * (5 + ctx.n_cores)
         if d_outs[0] is None:
-            return nothing
-        _, _, _, _, by_frequency, rule, allows_stale, *_ = ctx.options
+            return None, None, *nothing
+        is_fused = not cores
         needs_d_weights = weights is not None and ctx.needs_input_grad[1]
-        planned = (plan, scale, winners, weights, ctx.n, needs_d_weights, by_frequency)
-        if not cores:
-            d_weights = backward_fused(
-                d_outs[0], ctx.cores, ctx.states, ctx.control, *planned, rule, allows_stale
-            )
-            return None, d_weights if needs_d_weights else None, *nothing[2:]
-        *d_cores, d_weights = backward(d_outs[0], cores, *planned)
-        return None, d_weights if needs_d_weights else None, None, None, None, None, *d_cores
+        targets = ctx.states if is_fused else [torch.zeros_like(core) for core in cores]
+        d_weights = _run_backward(
+            d_outs[0], ctx.cores if is_fused else cores, targets, ctx.planned, weights, ctx.n,
+            needs_d_weights, ctx.by_frequency, ctx.rule, ctx.control if is_fused else None,
+            ctx.allows_stale,
+        )  # fmt: skip
+        if is_fused:
+            return None, d_weights, *nothing
+        return None, d_weights, None, None, None, None, None, *targets
 
 
 def pool(
@@ -476,14 +493,17 @@ def pool(
     control: Tensor | None,
     *options: Any,
 ) -> Tensor:
-    """`forward` with gradients, (batch, D): the operator where torch traces, else without it."""
+    """`forward` with gradients, (batch, D): the operator where torch traces, else without it.
+
+    options: those of the operator ttrec::bag_forward from has_last on
+    """
     if torch.compiler.is_compiling() or _is_traced(cores[0], indices):
         out: Tensor = bag_forward(
             list(cores), indices, offsets, weights, anchor, list(states), control, *options
         )[0]
         return out
     out = _EagerBag.apply(  # type: ignore[no-untyped-call]  # torch's apply has no annotations
-        anchor, weights, states, control, (indices, offsets), options, *cores
+        anchor, weights, states, control, indices, offsets, options, *cores
     )
     return out
 

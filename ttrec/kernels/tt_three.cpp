@@ -535,18 +535,31 @@ EXPORT void tt_forward(const int64_t *sizes, const int64_t *cores, int32_t *plan
 }
 
 /* cores: addresses of the three cores, then without a rule of their gradients (zeros before), which are written, with
-   Adagrad of the states. With a rule the cores are stepped. d_weights may be null. */
-EXPORT void tt_backward(const int64_t *sizes, const int64_t *cores, int32_t *plan_words, const float *weights,
-                        const float *scale, const int32_t *winners, float *kept, int64_t n_kept, const float *d_out,
-                        float *d_weights, float *work, int64_t n, int64_t by_frequency, int64_t rule, float lr,
-                        float eps, int64_t threads) {
+   Adagrad of the states. d_weights may be null. With a rule the cores are stepped by it, and control = (steps taken,
+   number of the forward that stepped last, lr, eps) says how; it must not be null then.
+
+   Returns 0, or for a rule 1 if this plan's step was taken already, 2 if another step was taken since the plan was made
+   and allows_stale is 0; nothing is written then. */
+EXPORT int64_t tt_backward(const int64_t *sizes, const int64_t *cores, int32_t *plan_words, const float *weights,
+                           const float *scale, const int32_t *winners, float *kept, int64_t n_kept, const float *d_out,
+                           float *d_weights, float *work, int64_t n, int64_t by_frequency, int64_t rule,
+                           double *control, int64_t allows_stale, int64_t threads) {
     const Shape s(sizes);
     Cores c = {};
     for (int k = 0; k < 3; ++k) {
         c.g[k] = reinterpret_cast<float *>(cores[k]);
         c.d[k] = c.state[k] = reinterpret_cast<float *>(cores[3 + k]);
     }
-    const Optimizer optimizer = {rule, lr, eps};
+    Optimizer optimizer = {rule, 0.0f, 0.0f};
+    if (rule != no_rule) {
+        if (static_cast<int32_t>(control[0]) != plan_words[8]) {
+            if (static_cast<int32_t>(control[1]) == plan_words[9]) return 1;
+            if (!allows_stale) return 2;
+        }
+        control[0] += 1.0;
+        control[1] = plan_words[9];
+        optimizer = {rule, static_cast<float>(control[2]), static_cast<float>(control[3])};
+    }
     const Plan plan(plan_words, n, s.p[0], s.p[1]);
     const Batch whole = {plan, weights, scale, winners, by_frequency != 0};
     const int64_t buffers = buffers_of(*plan.pairs), pairs = *plan.pairs, groups = *plan.groups;
@@ -584,4 +597,5 @@ EXPORT void tt_backward(const int64_t *sizes, const int64_t *cores, int32_t *pla
                          add_up(partial3 + digit * s.transposed3(), stride3, buffers, s.transposed3()), desk.gradient);
         }
     }
+    return 0;
 }
