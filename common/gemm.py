@@ -11,6 +11,7 @@ fast as ours, and ours with what everybody has.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import mmap
 import threading
@@ -31,7 +32,7 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 _SOURCE = Path(__file__).parent / "kernels" / "gemm.cpp"
-_CODES: dict[str | None, int] = {None: 0} | {name: 1 + i for i, name in enumerate(ACTIVATIONS)}
+_CODES: dict[str, int] = {name: 1 + i for i, name in enumerate(ACTIVATIONS)}
 _ENTRIES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _SIZES = {torch.float32: 4, torch.bfloat16: 2}
 _HUGE_PAGE = 2**21
@@ -70,7 +71,7 @@ class PackedMatrix:
             )(self.k, self.n, int(self.dtype is torch.bfloat16))
             panels = _aligned(size)
             row, column = self.tensor.stride()
-            _raw(library, _PACK, self.dtype)(
+            _pack(library, self.dtype)(
                 self.tensor.data_ptr(), panels.data_ptr(), row, column, self.k, self.n
             )
             self._panels, self._panels_at = panels, panels.data_ptr()
@@ -132,20 +133,28 @@ def gemm(
     # of the common case stand here; whatever fails one is worded by the functions at the end.
     dtype = a.dtype
     size = _SIZES.get(dtype, 0)
-    if not size or not a.is_cpu or a.requires_grad or a.dim() != 2:
+    if not size or not a.is_cpu or a.requires_grad:
         _check_operand("a", a)
-    m, k = a.shape
+    try:
+        m, k = a.shape
+    except ValueError:
+        _check_operand("a", a)
+        raise
     if type(b) is PackedMatrix:
         inner, n = b.k, b.n
         right = None
     else:
         right = cast(Tensor, b)
-        if not right.is_cpu or right.requires_grad or right.dim() != 2:
+        if not right.is_cpu or right.requires_grad:
             _check_operand("b", right)
-        inner, n = right.shape
+        try:
+            inner, n = right.shape
+        except ValueError:
+            _check_operand("b", right)
+            raise
     if inner != k or b.dtype is not dtype:
         raise _mismatch(a, b)
-    code = _CODES.get(activation)
+    code = 0 if activation is None else _CODES.get(activation)
     if code is None:
         raise _unknown("activation", activation, ACTIVATIONS)
     if bias is not None:
@@ -183,8 +192,9 @@ def gemm(
         _refuse_overlap("a", m * n * k)
     if right is None:
         panels_at = b._panels_at or b.panels_at()  # type: ignore[union-attr]  # right is None: packed
+        b_at = b_row = b_column = 0
     else:
-        b_at = right.data_ptr()
+        panels_at, b_at = 0, right.data_ptr()
         b_row, b_column = right.stride()
         if b_at < end and out_at < b_at + ((k - 1) * b_row + (n - 1) * b_column + 1) * size:
             _refuse_overlap("b", m * n * k)
@@ -192,30 +202,26 @@ def gemm(
     if bias is not None:
         bias = bias.detach().to(torch.float32).contiguous()
         bias_at = bias.data_ptr()
-    ready = _workspaces.ready.get((dtype, threads, n)) or _prepare(dtype, threads, n)
-    on_packed, on_plain, workspace_at = ready
-    how = code + 16 * accumulate + 32 * threads
-    if right is None:
-        on_packed(
-            a_at, panels_at, bias_at, out_at, workspace_at, a_row, a_column, pitch, m, k, n, how
-        )
-    else:
-        on_plain(
-            a_at,
-            b_at,
-            bias_at,
-            out_at,
-            workspace_at,
-            a_row,
-            a_column,
-            b_row,
-            b_column,
-            pitch,
-            m,
-            k,
-            n,
-            how,
-        )
+    if threads > 1:
+        native.openmp.ran_parallel_region[0] = True
+    entry, workspace_at = _workspaces.ready.get((dtype, threads, n)) or _prepare(dtype, threads, n)
+    entry(
+        a_at,
+        b_at,
+        panels_at,
+        bias_at,
+        out_at,
+        workspace_at,
+        a_row,
+        a_column,
+        b_row,
+        b_column,
+        pitch,
+        m,
+        k,
+        n,
+        code + 16 * accumulate + 32 * threads,
+    )
     return out
 
 
@@ -224,40 +230,41 @@ def gemm(
 
 # Without OpenMP the one pragma is unknown; the same source serves both builds.
 _FLAGS = ("-Wno-unknown-pragmas",)
+# Names of Python's own, which the process has.
+_LINK_FLAGS = ("-Wl,-z,undefs",)
 
 
 @functools.cache
 def _library(openmp: bool, flags: tuple[str, ...] = ()) -> native.Library:
-    return native.build("gemm", [_SOURCE], openmp=openmp, flags=(*flags, *_FLAGS))
+    return native.build(
+        "gemm", [_SOURCE], openmp=openmp, flags=(*flags, *_FLAGS), link_flags=_LINK_FLAGS
+    )
 
 
 _PACK = (
     "void gemm_pack_{}(const {}* b, float* packed, int64_t b_row, int64_t b_column, int64_t k, "
     "int64_t n)"
 )
-_ON_PACKED = (
-    "void gemm_packed_{}(const {}* a, const float* packed, const float* bias, {}* c, "
-    "float* workspace, int64_t a_row, int64_t a_column, int64_t c_pitch, int64_t m, int64_t k, "
-    "int64_t n, int64_t how)"
-)
-_ON_PLAIN = (
-    "void gemm_{}(const {}* a, const {}* b, const float* bias, {}* c, float* workspace, "
-    "int64_t a_row, int64_t a_column, int64_t b_row, int64_t b_column, int64_t c_pitch, "
-    "int64_t m, int64_t k, int64_t n, int64_t how)"
-)
 
 
-def _raw(library: native.Library, prototype: str, dtype: torch.dtype) -> Callable[..., None]:
+def _pack(library: native.Library, dtype: torch.dtype) -> Callable[..., None]:
     element = {torch.float32: "float", torch.bfloat16: "uint16_t"}[dtype]
-    text = prototype.replace("{}*", f"{element}*").replace("{}", _ENTRIES[dtype])
+    text = _PACK.replace("{}*", f"{element}*").replace("{}", _ENTRIES[dtype])
     return library.function(text).raw
 
 
-_Ready = tuple[Callable[..., None], Callable[..., None], int]
+def _entry(library: native.Library, dtype: torch.dtype) -> Callable[..., object]:
+    """The Python function the library makes, which costs a tenth of a foreign call."""
+    make = ctypes.PyDLL(str(library.path)).gemm_function
+    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_int64,)
+    return cast(Callable[..., object], make(dtype is torch.bfloat16))
+
+
+_Ready = tuple[Callable[..., object], int]
 
 
 class _Workspaces(threading.local):
-    """One thread's memory, and by (type, threads, columns) the entry points and its address."""
+    """One thread's memory, and by (type, threads, columns) the entry point and its address."""
 
     def __init__(self) -> None:
         self.ready: dict[Any, _Ready] = {}
@@ -274,8 +281,7 @@ def _prepare(dtype: torch.dtype, threads: int, n: int) -> _Ready:
     if memory is None or memory.numel() < size:
         memory = _workspaces.memory = _aligned(size)
         _workspaces.ready.clear()  # they name the smaller one
-    on_packed, on_plain = (_raw(library, text, dtype) for text in (_ON_PACKED, _ON_PLAIN))
-    ready = on_packed, on_plain, memory.data_ptr()
+    ready = _entry(library, dtype), memory.data_ptr()
     _workspaces.ready[dtype, threads, n] = ready
     return ready
 

@@ -113,22 +113,66 @@ EXPORT void gemm_pack_bf16(const uint16_t *b, float *packed, int64_t b_row, int6
   gemm::pack_b<bf16>({reinterpret_cast<const bf16 *>(b), b_row, b_column}, k, n, packed);
 }
 
-/* Few arguments, as each costs the caller time: how = activation + 16 * adds + 32 * threads. */
-#define ENTRY_POINTS(name, pointer, element)                                                        \
-  EXPORT void gemm_##name(const pointer *a, const pointer *b, const float *bias, pointer *c,        \
-                          float *workspace, int64_t a_row, int64_t a_column, int64_t b_row,         \
-                          int64_t b_column, int64_t c_pitch, int64_t m, int64_t k, int64_t n,       \
-                          int64_t how) {                                                            \
-    multiply(reinterpret_cast<const element *>(a), a_row, a_column,                                 \
-             reinterpret_cast<const element *>(b), b_row, b_column, nullptr,                        \
-             reinterpret_cast<element *>(c), c_pitch, bias, how, m, k, n, workspace);               \
-  }                                                                                                 \
-  EXPORT void gemm_packed_##name(const pointer *a, const float *packed, const float *bias,          \
-                                 pointer *c, float *workspace, int64_t a_row, int64_t a_column,     \
-                                 int64_t c_pitch, int64_t m, int64_t k, int64_t n, int64_t how) {   \
-    multiply(reinterpret_cast<const element *>(a), a_row, a_column,                                 \
-             static_cast<const element *>(nullptr), 0, 0, packed, reinterpret_cast<element *>(c),   \
-             c_pitch, bias, how, m, k, n, workspace);                                               \
+namespace {
+
+/* how = activation + 16 * adds + 32 * threads */
+struct Arguments {
+  int64_t a, b, packed, bias, c, workspace, a_row, a_column, b_row, b_column, c_pitch, m, k, n, how;
+};
+
+template <class E> void multiply(const Arguments &x) {
+  multiply(reinterpret_cast<const E *>(x.a), x.a_row, x.a_column,
+           reinterpret_cast<const E *>(x.b), x.b_row, x.b_column,
+           reinterpret_cast<const float *>(x.packed), reinterpret_cast<E *>(x.c), x.c_pitch,
+           reinterpret_cast<const float *>(x.bias), x.how, x.m, x.k, x.n,
+           reinterpret_cast<float *>(x.workspace));
+}
+
+/* The smallest products take two microseconds, and passing fifteen numbers through a foreign
+   function interface half of one. So this one entry is a Python function itself: the names below
+   are of Python's stable ABI, which the process that loads this has. */
+extern "C" {
+struct Object;
+struct MethodDef {
+  const char *name;
+  Object *(*function)(Object *, Object *const *, int64_t);
+  int flags;
+  const char *doc;
+};
+long long PyLong_AsLongLong(Object *);
+Object *PyLong_FromLong(long);
+Object *PyErr_Occurred(void);
+void *PyEval_SaveThread(void);
+void PyEval_RestoreThread(void *);
+Object *PyCFunction_NewEx(MethodDef *, Object *, Object *);
+extern Object *PyExc_TypeError;
+void PyErr_SetString(Object *, const char *);
+}
+constexpr int takes_vector = 0x80; /* METH_FASTCALL */
+
+template <class E> Object *call(Object *, Object *const *values, int64_t n_values) {
+  constexpr int64_t wanted = sizeof(Arguments) / sizeof(int64_t);
+  int64_t numbers[wanted];
+  if (n_values != wanted) {
+    PyErr_SetString(PyExc_TypeError, "a product takes the 15 numbers of struct Arguments");
+    return nullptr;
   }
-ENTRY_POINTS(fp32, float, float)
-ENTRY_POINTS(bf16, uint16_t, bf16)
+  for (int64_t i = 0; i < wanted; i++) numbers[i] = PyLong_AsLongLong(values[i]);
+  if (PyErr_Occurred()) return nullptr;
+  Arguments x;
+  std::memcpy(&x, numbers, sizeof x);
+  void *state = PyEval_SaveThread();
+  multiply<E>(x);
+  PyEval_RestoreThread(state);
+  return PyLong_FromLong(0);
+}
+
+MethodDef methods[] = {{"gemm_fp32", call<float>, takes_vector, "A product of float32."},
+                       {"gemm_bf16", call<bf16>, takes_vector, "A product of bfloat16."}};
+
+} // namespace
+
+/* The Python function of a type, a new reference. */
+EXPORT Object *gemm_function(int64_t is_bf16) {
+  return PyCFunction_NewEx(&methods[is_bf16 != 0], nullptr, nullptr);
+}

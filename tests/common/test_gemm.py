@@ -39,8 +39,14 @@ EXACT: dict[str | None, Callable[[Tensor], Tensor]] = {
 def compiled() -> None:
     """Compile every build first: it takes a while, and no test is to blame for it."""
     recipes = [
-        native.Recipe(name="gemm", sources=(module._SOURCE,), flags=(*flags, *module._FLAGS))
-        for flags in FLAGS.values()
+        native.Recipe(
+            name="gemm",
+            sources=(module._SOURCE,),
+            flags=(*flags, *module._FLAGS),
+            link_flags=module._LINK_FLAGS,
+            openmp=openmp,
+        )
+        for flags, openmp in (*((flags, False) for flags in FLAGS.values()), ((), True))
     ]
     for library in native.build_many(recipes):
         assert isinstance(library, native.Library), library
