@@ -21,4 +21,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         module="ttrec.experiments.kernels",
         claims=("ttrec.abstract.kernel_speedup", "ttrec.ours.step_over_torch_bmm"),
     ),
+    Experiment(
+        name="ttrec_init_dist",
+        module="ttrec.experiments.init_dist",
+        claims=("ttrec.ours.init_ks_order", "ttrec.ours.init_variance"),
+    ),
 )

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -23,13 +24,13 @@ KEPT_FLOATS = 2**20
 POSITIONS_PER_THREAD = 512
 
 _PROTOTYPES = {
-    "plan_words": "int64_t tt_plan_words(const int64_t* sizes, int64_t n)",
     "work_floats": "int64_t tt_work_floats(const int64_t* sizes, int64_t n, int64_t threads)",
     "pair_floats": "int64_t tt_pair_floats(const int64_t* sizes)",
+    "address": "int64_t tt_address(int64_t which)",
     "plan": (
         "int64_t tt_plan(const int64_t* sizes, const int64_t* indices, const int64_t* offsets, "
-        "int64_t n, int64_t batch, int64_t has_last_or_length, int64_t is_wide, int64_t rows, "
-        "int64_t padding, int64_t sharing, const double* control, int64_t number, "
+        "int64_t n, int64_t batch, int64_t has_last_or_length, int64_t origin, int64_t is_wide, "
+        "int64_t rows, int64_t padding, int64_t sharing, const double* control, int64_t number, "
         "int32_t* plan, float* work, float* scale, int64_t* found)"
     ),
     "forward": (
@@ -54,7 +55,8 @@ class Kernels:
     Entry points take addresses and numbers and check nothing; see the sources for what they do.
 
     sizes:       p, q and the inner ranks, (3 d - 1,) int64
-    pair_floats: floats of the partial products of one pair of first digits
+    pair_floats: floats of the partial products of one pair of first digits; 0 if none are kept
+    addresses:   of plan, forward and backward
     """
 
     sizes: np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -63,7 +65,7 @@ class Kernels:
     p: tuple[int, ...]
     pair_floats: int
     sizes_at: int
-    plan_words: Callable[..., int]
+    addresses: tuple[int, ...]
     work_floats: Callable[..., int]
     plan: Callable[..., int]
     forward: Callable[..., None]
@@ -82,12 +84,23 @@ def is_usual(q: Sequence[int], ranks: Sequence[int]) -> bool:
     )
 
 
+def plan_words(n: Any, p: Sequence[int]) -> Any:
+    """int32 words of the plan of n positions, as the sources count them; n may be a symbol."""
+    d = len(p)
+    if d == 3:
+        return 10 + 3 * n + 2 * (n + 1) + p[1] + 1 + n + (p[0] + p[1] + p[2] + 1) // 2 + 1
+    return 10 + d + 4 * n + 1 + d * (4 * n + 1)
+
+
 @functools.cache
 def load(q: tuple[int, ...], ranks: tuple[int, ...]) -> native.Library:
     """Compile (first use only) and load the library for tables with these factors and ranks.
 
     One shape always runs the same library, so that results repeat bit for bit.
     """
+    if len(q) != 3:
+        source = FOLDER / "tt_trie.cpp"
+        return native.build(source.stem, [source], openmp=True, defines={"TT_D": len(q)})
     defines: dict[str, object] = {}
     if is_usual(q, ranks):
         defines = {f"TT_Q{k + 1}": factor for k, factor in enumerate(q)}
@@ -104,7 +117,11 @@ def kernels_of(shapes: tuple[torch.Size, ...]) -> Kernels:
     functions = {name: library.function(text).raw for name, text in _PROTOTYPES.items()}
     sizes = np.array([*p, *q, *r[:-1]], dtype=np.int64)
     pair_floats = functions.pop("pair_floats")(sizes.ctypes.data)
-    return Kernels(sizes, len(p), math.prod(q), p, pair_floats, sizes.ctypes.data, **functions)
+    address = functions.pop("address")
+    addresses = tuple(address(which) for which in range(3))
+    return Kernels(
+        sizes, len(p), math.prod(q), p, pair_floats, sizes.ctypes.data, addresses, **functions
+    )
 
 
 @functools.cache

@@ -72,7 +72,7 @@ class Planned(NamedTuple):
 
 def _kept_pairs(kernels: Kernels, n: int, store: int) -> int:
     """Pairs whose products there is room to keep; the rest is computed again."""
-    if store == RECOMPUTE:
+    if store == RECOMPUTE or not kernels.pair_floats:
         return 0
     return n if store == KEEP else min(n, library.KEPT_FLOATS // kernels.pair_floats)
 
@@ -100,7 +100,7 @@ def forward(
     kernels = kernels_of(tuple([core.shape for core in cores]))
     n, (batch, length) = indices.numel(), _shape_of_batch(indices, offsets, has_last)
     threads = library.threads_for(n)
-    plan = torch.empty(plan_words(n, kernels.p), dtype=torch.int32)
+    plan = torch.empty(library.plan_words(n, kernels.p), dtype=torch.int32)
     plan_at = plan.data_ptr()
     scale = torch.empty(batch) if mode == MEAN else None
     scale_at = 0 if scale is None else scale.data_ptr()
@@ -112,6 +112,7 @@ def forward(
         n,
         batch,
         length,
+        0,
         1 if indices.dtype is torch.int64 else 0,
         n_rows,
         padding,
@@ -320,15 +321,10 @@ def _fake_forward(
     batch, _length = _shape_of_batch(indices, offsets, has_last)
     return (
         cores[0].new_empty(batch, dim),
-        cores[0].new_empty(plan_words(indices.numel(), p), dtype=torch.int32),
+        cores[0].new_empty(library.plan_words(indices.numel(), p), dtype=torch.int32),
         cores[0].new_empty(batch if mode == MEAN else 0),
         cores[0].new_empty((batch, dim) if mode == MAX else (0,), dtype=torch.int32),
     )
-
-
-def plan_words(n: Any, p: Sequence[int]) -> Any:
-    """Plan::words of tt_plan.h, for sizes that may be symbols."""
-    return 10 + 3 * n + 2 * (n + 1) + p[1] + 1 + n + (p[0] + p[1] + p[2] + 1) // 2 + 1
 
 
 def _fake_backward(

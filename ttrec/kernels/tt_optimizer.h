@@ -15,6 +15,22 @@ struct Optimizer {
     float lr, eps;
 };
 
+/* Reads the optimizer of a backward from control = (steps taken, number of the forward that stepped last, lr, eps), and
+   counts its step. plan: words 8 and 9 are the steps taken when it was made, and its number. Returns 0, or 1 if its step
+   was taken already, 2 if another came between and allows_stale is 0; then nothing has changed. */
+inline int64_t take_turn(Optimizer &optimizer, double *control, const int32_t *plan, int64_t allows_stale) {
+    if (optimizer.rule == no_rule) return 0;
+    if (static_cast<int32_t>(control[0]) != plan[8]) {
+        if (static_cast<int32_t>(control[1]) == plan[9]) return 1;
+        if (!allows_stale) return 2;
+    }
+    control[0] += 1.0;
+    control[1] = plan[9];
+    optimizer.lr = static_cast<float>(control[2]);
+    optimizer.eps = static_cast<float>(control[3]);
+    return 0;
+}
+
 SIMD_INLINE simd::vec root(simd::vec x) {
 #if defined(__AVX512F__) && !defined(SIMD_SCALAR)
     return simd::vec(_mm512_maskz_sqrt_ps(0xffff, __m512(x)));

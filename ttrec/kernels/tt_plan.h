@@ -6,22 +6,18 @@
 #ifndef TT_PLAN_H
 #define TT_PLAN_H
 
-#include <cstdint>
-#include <cstring>
+#include "tt_batch.h"
 
 namespace tt {
 
 /* Views into one int32 array of plan_words() words. Row u has positions order[row_start[u] .. row_start[u + 1]),
    pair v rows pair_start[v] .., group g pairs group_start[g] ... */
-struct Plan {
+struct Plan : Positions {
     int32_t *rows, *pairs, *groups, *positions;  // how many of each; positions without padding
     int32_t *is_single;                          // every bag has one position and it is its own number
     int32_t *count1, *count3;                    // lengths of touched1, touched3
     int32_t *digest;                             // of the order and where it came from
-    int32_t *order;                              // positions, sorted
-    int32_t *inverse;                            // row of each position, -1 for padding
-    int32_t *owner;                              // bag of each position
-    int32_t *row_start, *pair_start, *group_start;
+    int32_t *pair_start, *group_start;
     uint16_t *row_i3, *pair_i1, *group_i2;
     uint16_t *touched1, *touched3;  // distinct first and last digits, ascending
 

@@ -15,13 +15,7 @@
    Grouping on the middle digit gives each slice of G2 one owner, who may step it as soon as the last dS of the
    group is done. dG1 and dG3 are summed in a number of buffers that follows from the batch alone, and added up in
    order: no atomics, and the same bits for any number of threads. No entry point allocates; `work` is scratch. */
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
+#include "tt_batch.h"
 #include "tt_optimizer.h"
 #include "tt_plan.h"
 #include "tt_rows.h"
@@ -41,22 +35,10 @@ namespace {
 /* Pairs a buffer of dG1 and dG3 should serve at least, and the most buffers there are. */
 constexpr int64_t pairs_per_buffer = 2048, most_buffers = 8;
 
-enum Mode : int64_t { mode_sum = 0, mode_mean = 1, mode_max = 2 };
-
-constexpr int64_t align(int64_t floats) { return round_up(floats, 16); }
-
 int64_t chunk_pairs(const Shape &s) { return std::max<int64_t>(TT_CHUNK_FLOATS / s.block(), 4); }
 
 int64_t buffers_of(int64_t pairs) {
     return std::min(std::max<int64_t>(pairs / pairs_per_buffer, 1), most_buffers);
-}
-
-int64_t thread_number() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
 }
 
 /* One thread's scratch. */
@@ -179,15 +161,6 @@ struct Cores {
     float *state[3];  // of Adagrad
 };
 
-/* Everything a batch is made of. */
-struct Batch {
-    Plan plan;
-    const float *weights;    // of positions, or null
-    const float *scale;      // of bags: 1 / length in mean mode, else null
-    const int32_t *winners;  // position of every output element in max mode, else null
-    bool by_frequency;
-};
-
 void prepare_third(const Shape &s, const float *g3, const Plan &plan, float *t, int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(static_cast<int>(threads)) if (threads > 1)
     for (int32_t i = 0; i < *plan.count3; ++i)
@@ -225,99 +198,9 @@ void forward_group(const Shape &s, const Cores &c, const Plan &plan, int64_t gro
     }
 }
 
-/* out[bag] from the rows of its positions, in their order. */
-void pool_bag(const Batch &batch, const float *rows, int64_t first, int64_t last, int64_t bag, int64_t dim, float *out,
-              int32_t *winners) {
-    const int32_t *inverse = batch.plan.inverse;
-    if (winners) {
-        bool is_empty = true;
-        for (int64_t j = 0; j < dim; ++j) {
-            out[j] = 0.0f;
-            winners[j] = -1;
-        }
-        for (int64_t k = first; k < last; ++k) {
-            if (inverse[k] < 0) continue;
-            const float *row = rows + inverse[k] * dim;
-            for (int64_t j = 0; j < dim; ++j)
-                if (is_empty || row[j] > out[j]) {
-                    out[j] = row[j];
-                    winners[j] = static_cast<int32_t>(k);
-                }
-            is_empty = false;
-        }
-        return;
-    }
-    for (int64_t j = 0; j < dim; j += W) {
-        const int lanes = static_cast<int>(std::min<int64_t>(W, dim - j));
-        vec sum = {};
-        for (int64_t k = first; k < last; ++k) {
-            if (inverse[k] < 0) continue;
-            const float *row = rows + inverse[k] * dim + j;
-            const vec x = lanes == W ? load(row) : load_first(row, lanes);
-            sum += batch.weights ? batch.weights[k] * x : x;
-        }
-        if (batch.scale) sum *= batch.scale[bag];
-        if (lanes == W)
-            store(out + j, sum);
-        else
-            store_first(out + j, sum, lanes);
-    }
-}
-
-/* The gradient of row u: of its only position as it lies, or summed up in `sum`. */
-SIMD_INLINE const float *row_gradient(const Batch &batch, int32_t u, const float *d_out, int64_t dim, float *sum) {
-    const Plan &plan = batch.plan;
-    const int32_t first = plan.row_start[u], last = plan.row_start[u + 1];
-    if (last - first == 1 && !batch.weights && !batch.scale && !batch.winners)
-        return d_out + plan.owner[plan.order[first]] * dim;
-    if (batch.winners) {
-        std::memset(sum, 0, static_cast<size_t>(dim) * sizeof(float));
-        for (int32_t o = first; o < last; ++o) {
-            const int32_t k = plan.order[o];
-            const float *from = d_out + plan.owner[k] * dim;
-            const int32_t *winners = batch.winners + plan.owner[k] * dim;
-            for (int64_t j = 0; j < dim; ++j) sum[j] += winners[j] == k ? from[j] : 0.0f;
-        }
-        return sum;
-    }
-    const float part = batch.by_frequency ? 1.0f / static_cast<float>(last - first) : 1.0f;
-    const bool is_plain = !batch.weights && !batch.scale;
-    for (int64_t j = 0; j < dim; j += W) {
-        const int lanes = static_cast<int>(std::min<int64_t>(W, dim - j));
-        vec total = {};
-        for (int32_t o = first; o < last; ++o) {
-            const int32_t k = plan.order[o], bag = plan.owner[k];
-            const float *from = d_out + bag * dim + j;
-            const vec x = lanes == W ? load(from) : load_first(from, lanes);
-            if (is_plain)
-                total += x;
-            else
-                total += (batch.weights ? batch.weights[k] : batch.scale[bag]) * x;
-        }
-        total *= part;
-        if (lanes == W)
-            store(sum + j, total);
-        else
-            store_first(sum + j, total, lanes);
-    }
-    return sum;
-}
-
-/* d_weights of the positions of row u: row . d_out. */
-void weight_gradients(const Plan &plan, int32_t u, const float *row, const float *d_out, int64_t dim, float *d_weights) {
-    for (int32_t o = plan.row_start[u]; o < plan.row_start[u + 1]; ++o) {
-        const int32_t k = plan.order[o];
-        const float *from = d_out + plan.owner[k] * dim;
-        float sum = 0.0f;
-        for (int64_t j = 0; j < dim; ++j) sum += row[j] * from[j];
-        d_weights[k] = sum;
-    }
-}
-
-void backward_group(const Shape &s, const Cores &c, const Batch &batch, int64_t group, const float *t, Desk &desk,
+void backward_group(const Shape &s, const Cores &c, const Plan &plan, const Batch &batch, int64_t group, const float *t, Desk &desk,
                     float *kept, int64_t n_kept, const float *d_out, float *d_weights, float *d1, float *dt,
                     const Optimizer &optimizer) {
-    const Plan &plan = batch.plan;
     const int64_t most = chunk_pairs(s), dim = s.dim(), wide = s.wide(), begin = plan.group_start[group],
                   end = plan.group_start[group + 1], at2 = plan.group_i2[group] * s.slice2();
     const float *g2 = slice2(s, c.g[1] + at2, desk.g2);
@@ -395,68 +278,22 @@ void finish_third(const Shape &s, const Cores &c, int64_t digit, const Optimizer
     step_slice(optimizer, (optimizer.rule == no_rule ? c.d[2] : c.g[2]) + at, gradient, state, s.slice3());
 }
 
-/* Plan and owners of a checked batch. */
+/* Checks and plans a batch. */
 template <class Index>
 int64_t plan_batch(const Shape &s, const Index *indices, const Index *offsets, int64_t n, int64_t batch, int64_t length,
-                   int64_t rows, int64_t padding, int64_t sharing, int32_t *plan_words, int32_t *work, float *scale,
-                   int64_t *found) {
-    uint64_t is_bad = 0;
-    for (int64_t k = 0; k < n; ++k) is_bad |= static_cast<uint64_t>(static_cast<int64_t>(indices[k])) >= static_cast<uint64_t>(rows);
-    if (is_bad)
-        for (int64_t k = 0; k < n; ++k)
-            if (indices[k] < 0 || indices[k] >= rows) {
-                found[0] = k;
-                found[1] = indices[k];
-                return 1;
-            }
-    const Plan plan(plan_words, n, s.p[0], s.p[1]);
-    const int64_t words = Plan::words(n, s.p[0], s.p[1], s.p[2]);
-    plan_words[words - 2] = plan_words[words - 1] = 0;
-    *plan.is_single = n == batch;
-    if (offsets) {
-        // With the last offset given a batch of no bags still has one entry.
-        if ((batch > 0 || length) && offsets[0] != 0) {
-            found[1] = offsets[0];
-            return 2;
-        }
-        for (int64_t b = 0; b < batch; ++b) {
-            const int64_t first = offsets[b], last = b + 1 < batch || length ? offsets[b + 1] : n;
-            if (last < first || last > n) {
-                found[0] = b + 1;
-                found[1] = last;
-                found[2] = first;
-                return last < first ? 3 : 5;
-            }
-            if (b + 1 == batch && last != n) {
-                found[0] = batch;
-                found[1] = last;
-                return 4;
-            }
-            *plan.is_single &= last - first == 1;
-            for (int64_t k = first; k < last; ++k) plan.owner[k] = static_cast<int32_t>(b);
-            if (scale) scale[b] = static_cast<float>(last - first);
-        }
-    } else {
-        int32_t *owner = plan.owner;
-        for (int64_t b = 0; b < batch; ++b) {
-            for (int64_t k = 0; k < length; ++k) *owner++ = static_cast<int32_t>(b);
-            if (scale) scale[b] = static_cast<float>(length);
-        }
-    }
-    if (offsets && batch == 0 && n > 0) {
-        found[0] = found[1] = 0;
-        return 4;
-    }
-    if (scale) {
-        if (padding >= 0)
-            for (int64_t k = 0; k < n; ++k)
-                if (indices[k] == padding) scale[plan.owner[k]] -= 1.0f;
-        for (int64_t b = 0; b < batch; ++b) scale[b] = scale[b] > 1.0f ? 1.0f / scale[b] : 1.0f;
-    }
+                   int64_t origin, int64_t rows, int64_t padding, int64_t sharing, int32_t *words, int32_t *work,
+                   float *scale, int64_t *found) {
+    const Plan plan(words, n, s.p[0], s.p[1]);
+    const int64_t length_words = Plan::words(n, s.p[0], s.p[1], s.p[2]);
+    words[length_words - 2] = words[length_words - 1] = 0;
+    bool is_single = false;
+    const int64_t wrong = check_batch(indices, offsets, n, batch, length, origin, rows, padding, plan.owner, scale,
+                                      is_single, found);
+    if (wrong) return wrong;
+    *plan.is_single = is_single;
     make_plan(plan, indices, n, padding, s.p, sharing, work);
-    if (*plan.positions != n) *plan.is_single = 0;
     found[0] = *plan.rows;
-    found[1] = *plan.is_single;
+    found[1] = is_single;
     found[2] = *plan.digest;
     return 0;
 }
@@ -477,11 +314,13 @@ EXPORT int64_t tt_pair_floats(const int64_t *sizes) { return Shape(sizes).block(
    1 index out of range, 2 first offset not 0, 3 offsets falling, 4 offsets not ending at n, 5 offset beyond n. If 0,
    found = how many distinct rows, whether every bag has exactly one position, and the plan's digest.
 
-   indices (n), offsets (batch, or batch + 1 if has_last_or_length) or null: int64 if is_wide, else int32; without
+   indices (n), offsets (batch, or batch + 1 if has_last_or_length), counted from
+   `origin`, or null: int64 if is_wide, else int32; without
    offsets bags have has_last_or_length positions each. padding < 0: none. scale (batch), in mean mode: 1 / length of each bag.
    control (steps taken, ..) or null, and number: of this forward; the plan carries both to backward. */
 EXPORT int64_t tt_plan(const int64_t *sizes, const void *indices, const void *offsets, int64_t n, int64_t batch,
-                        int64_t has_last_or_length, int64_t is_wide, int64_t rows, int64_t padding, int64_t sharing,
+                        int64_t has_last_or_length, int64_t origin, int64_t is_wide, int64_t rows, int64_t padding,
+                       int64_t sharing,
                         const double *control, int64_t number, int32_t *plan, float *work, float *scale,
                         int64_t *found) {
     const Shape s(sizes);
@@ -491,9 +330,9 @@ EXPORT int64_t tt_plan(const int64_t *sizes, const void *indices, const void *of
     int32_t *words = reinterpret_cast<int32_t *>(work);
     if (is_wide)
         return plan_batch(s, static_cast<const int64_t *>(indices), static_cast<const int64_t *>(offsets), n, batch,
-                          has_last_or_length, rows, padding, sharing, plan, words, scale, found);
+                          has_last_or_length, origin, rows, padding, sharing, plan, words, scale, found);
     return plan_batch(s, static_cast<const int32_t *>(indices), static_cast<const int32_t *>(offsets), n, batch,
-                      has_last_or_length, rows, padding, sharing, plan, words, scale, found);
+                      has_last_or_length, origin, rows, padding, sharing, plan, words, scale, found);
 }
 
 /* cores: addresses of the three. out (batch, D). kept: P12 of the first n_kept pairs is left there; rows (U, D) is scratch, unused if every bag is
@@ -516,21 +355,7 @@ EXPORT void tt_forward(const int64_t *sizes, const int64_t *cores, int32_t *plan
 #pragma omp for schedule(dynamic, 4)
         for (int32_t group = 0; group < *plan.groups; ++group)
             forward_group(s, c, plan, group, t, desk, kept, n_kept, is_direct ? nullptr : rows, out);
-        if (!is_direct) {
-            // Bags are runs of equal owners; a thread takes a run of bags.
-#ifdef _OPENMP
-            const int64_t parts = omp_get_num_threads(), part = omp_get_thread_num();
-#else
-            const int64_t parts = 1, part = 0;
-#endif
-            const int64_t first_bag = batch * part / parts, last_bag = batch * (part + 1) / parts;
-            int64_t k = std::lower_bound(plan.owner, plan.owner + n, static_cast<int32_t>(first_bag)) - plan.owner;
-            for (int64_t bag = first_bag; bag < last_bag; ++bag) {
-                const int64_t first = k;
-                while (k < n && plan.owner[k] == bag) ++k;
-                pool_bag(whole, rows, first, k, bag, dim, out + bag * dim, winners ? winners + bag * dim : nullptr);
-            }
-        }
+        if (!is_direct) pool_bags(whole, rows, n, batch, dim, out, winners);
     }
 }
 
@@ -551,15 +376,7 @@ EXPORT int64_t tt_backward(const int64_t *sizes, const int64_t *cores, int32_t *
         c.d[k] = c.state[k] = reinterpret_cast<float *>(cores[3 + k]);
     }
     Optimizer optimizer = {rule, 0.0f, 0.0f};
-    if (rule != no_rule) {
-        if (static_cast<int32_t>(control[0]) != plan_words[8]) {
-            if (static_cast<int32_t>(control[1]) == plan_words[9]) return 1;
-            if (!allows_stale) return 2;
-        }
-        control[0] += 1.0;
-        control[1] = plan_words[9];
-        optimizer = {rule, static_cast<float>(control[2]), static_cast<float>(control[3])};
-    }
+    if (const int64_t turn = take_turn(optimizer, control, plan_words, allows_stale)) return turn;
     const Plan plan(plan_words, n, s.p[0], s.p[1]);
     const Batch whole = {plan, weights, scale, winners, by_frequency != 0};
     const int64_t buffers = buffers_of(*plan.pairs), pairs = *plan.pairs, groups = *plan.groups;
@@ -582,7 +399,7 @@ EXPORT int64_t tt_backward(const int64_t *sizes, const int64_t *cores, int32_t *
             const int32_t *starts = plan.group_start;
             int64_t group = std::lower_bound(starts, starts + groups, pairs * buffer / buffers) - starts;
             for (; group < groups && starts[group] < pairs * (buffer + 1) / buffers; ++group)
-                backward_group(s, c, whole, group, t, desk, kept, n_kept, d_out, d_weights, mine1, mine3, optimizer);
+                backward_group(s, c, plan, whole, group, t, desk, kept, n_kept, d_out, d_weights, mine1, mine3, optimizer);
         }
 #pragma omp for schedule(static) nowait
         for (int32_t i = 0; i < *plan.count1; ++i) {
@@ -598,4 +415,11 @@ EXPORT int64_t tt_backward(const int64_t *sizes, const int64_t *cores, int32_t *
         }
     }
     return 0;
+}
+
+/* Addresses of the entry points, for tt_many.cpp. */
+EXPORT int64_t tt_address(int64_t which) {
+    const int64_t addresses[] = {reinterpret_cast<int64_t>(&tt_plan), reinterpret_cast<int64_t>(&tt_forward),
+                                 reinterpret_cast<int64_t>(&tt_backward)};
+    return addresses[which];
 }
