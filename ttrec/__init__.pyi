@@ -10,6 +10,8 @@ from .cardinalities import KAGGLE as KAGGLE
 from .cardinalities import MLPERF as MLPERF
 from .cardinalities import TERABYTE as TERABYTE
 from .cardinalities import Dataset as Dataset
+from .collection import TableConfig as TableConfig
+from .collection import TTEmbeddingBagCollection as TTEmbeddingBagCollection
 from .optim import SGD as SGD
 from .optim import Adagrad as Adagrad
 from .optim import RowwiseAdagrad as RowwiseAdagrad

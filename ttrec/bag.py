@@ -16,7 +16,7 @@ from ttrec.shapes import TTShape, suggest_shape
 
 Store = Literal["auto", "keep", "recompute"]
 Backend = Literal["auto", "cpu", "torch"]
-_RULES = {type(None): 0, SGD: 1, Adagrad: 2, RowwiseAdagrad: 3}
+RULES = {type(None): 0, SGD: 1, Adagrad: 2, RowwiseAdagrad: 3}
 
 
 def tt_embedding_bag(
@@ -166,7 +166,8 @@ class TTEmbeddingBag(nn.Module):
                 self.register_buffer(f"state{k}", core.new_zeros(core.shape[0]))
         # Autograd records nothing for buffers and integer indices; this gives backward an edge.
         self._anchor = torch.empty(0, requires_grad=True)
-        self._control = _control_of(optimizer)
+        # Steps taken, number of the forward that stepped last, lr, eps: see tt_optimizer.h.
+        self.control = _control_of(optimizer)
         # In a list: modules take long to set an attribute.
         self._n_forwards = [0]
 
@@ -211,9 +212,9 @@ class TTEmbeddingBag(nn.Module):
                 self.scale_grad_by_freq,
             )  # fmt: skip
         return fused_torch.bag(
-            self._anchor, weights, cores, self.states, self._control, self._n_forwards[0], indices,
+            self._anchor, weights, cores, self.states, self.control, self._n_forwards[0], indices,
             bounds, self.mode, self.padding_idx, self.scale_grad_by_freq,
-            _RULES[type(self.optimizer)], self.stale == "allow",
+            RULES[type(self.optimizer)], self.stale == "allow",
         )  # fmt: skip
 
     def _forward_native(
@@ -225,9 +226,9 @@ class TTEmbeddingBag(nn.Module):
         )
         out: Tensor = tt_bag.pool(
             cores, indices, offsets, weights, self._anchor if is_fused else None, self.states,
-            self._control if is_fused else None, self.include_last_offset,
+            self.control if is_fused else None, self.include_last_offset,
             tt_bag.MODES.index(self.mode), self.num_embeddings, self._padding,
-            self.scale_grad_by_freq, _RULES[type(self.optimizer)], self.stale == "allow",
+            self.scale_grad_by_freq, RULES[type(self.optimizer)], self.stale == "allow",
             needs_grad, tt_bag.STORES.index(self.store), tt_bag.SHARE_ALL, self._n_forwards[0],
         )  # fmt: skip
         return out
@@ -241,7 +242,7 @@ class TTEmbeddingBag(nn.Module):
         self.optimizer = type(self.optimizer)(
             lr, *([] if isinstance(self.optimizer, SGD) else [self.optimizer.eps])
         )
-        self._control[tt_bag.LR] = self.optimizer.lr
+        self.control[tt_bag.LR] = self.optimizer.lr
 
     def weight_rows(self, index: Tensor) -> Tensor:
         """Rows of the table, (n, D), differentiable when the cores are Parameters."""

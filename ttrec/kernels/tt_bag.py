@@ -70,7 +70,7 @@ class Planned(NamedTuple):
     winners: Tensor | None
 
 
-def _kept_pairs(kernels: Kernels, n: int, store: int) -> int:
+def kept_pairs(kernels: Kernels, n: int, store: int) -> int:
     """Pairs whose products there is room to keep; the rest is computed again."""
     if store == RECOMPUTE or not kernels.pair_floats:
         return 0
@@ -129,7 +129,7 @@ def forward(
         raise batch_error(wrong, found, n, n_rows)
     out = torch.empty(batch, kernels.dim)
     winners = torch.empty(batch, kernels.dim, dtype=torch.int32) if mode == MAX else None
-    n_kept = _kept_pairs(kernels, n, store) if needs_grad else 0
+    n_kept = kept_pairs(kernels, n, store) if needs_grad else 0
     products = kept.lend(n_kept * kernels.pair_floats) if n_kept else None
     is_direct = is_single and weights is None and winners is None
     kernels.forward(
