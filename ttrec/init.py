@@ -6,10 +6,12 @@ rules but the published one choose equal s_k that give the target variance, 1/(3
 that of the uniform distribution on +-1/sqrt(n) dense DLRM rows start from.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -18,11 +20,31 @@ from ttrec.versions import check_torch_pair
 
 check_torch_pair()
 
-Init = Literal["sampled_gaussian", "gaussian", "uniform", "sampled_gaussian_published"]
-INITS: tuple[str, ...] = get_args(Init)
+Rule = Literal["sampled_gaussian", "gaussian", "uniform", "sampled_gaussian_published"]
+INITS: tuple[str, ...] = get_args(Rule)
 
 #: |z| below this is redrawn by the published sampler.
 CUT = 2.0
+
+
+@attrs.frozen
+class CutGaussian:
+    """The sampled Gaussian with another cut: z with |z| >= cut, scaled to the target variance.
+
+    cut 0 is "gaussian", cut 2 is "sampled_gaussian". ValueError for a cut outside 0..8, beyond
+    which no float32 entry differs from its sign.
+    """
+
+    cut: float = attrs.field(converter=float)
+
+    @cut.validator
+    def _check(self, _: object, value: float) -> None:
+        if not 0 <= value <= 8:
+            raise ValueError(f"cut must lie in 0..8, got {value}")
+
+
+#: How to draw core entries: the name of a rule, or the sampled Gaussian with a cut of one's own.
+Init = Rule | CutGaussian
 
 
 def cut_variance(cut: float = CUT) -> float:
@@ -43,7 +65,7 @@ def entry_variance(shape: TTShape, init: Init, target_var: float | None = None) 
     The published rule scales z, |z| >= 2, by (1/(3n))^(1/(2d)) and corrects for neither the
     variance of z nor the ranks.
     """
-    _check_init(init)
+    check_init(init)
     if init == "sampled_gaussian_published":
         return float(cut_variance() * target_variance(shape.rows) ** (1 / shape.d))
     wanted = target_variance(shape.rows) if target_var is None else target_var
@@ -70,13 +92,17 @@ def make_cores(
     sampled_gaussian            normal with |z| < 2 cut out, scaled to the target variance
     gaussian, uniform           scaled to the target variance
     sampled_gaussian_published  the published scale, see `entry_variance`
+    CutGaussian(cut)            as sampled_gaussian with another cut
 
     Raises ValueError for another name.
     """
     scale = math.sqrt(entry_variance(shape, init, target_var))
-    if init.startswith("sampled"):
-        scale /= math.sqrt(cut_variance())
-    draw = _DRAWS[init]
+    if isinstance(init, CutGaussian):
+        scale /= math.sqrt(cut_variance(init.cut))
+        draw: _Draw = functools.partial(sampled_gaussian, cut=init.cut)
+    else:
+        scale /= math.sqrt(cut_variance()) if init.startswith("sampled") else 1.0
+        draw = _DRAWS[init]
     return [(draw(s, generator) * scale).to(dtype) for s in shape.core_shapes]
 
 
@@ -106,7 +132,8 @@ def _uniform(size: Sequence[int], generator: torch.Generator | None) -> Tensor:
     return (2 * u - 1) * math.sqrt(3.0)  # variance 1
 
 
-_DRAWS: dict[str, Callable[[Sequence[int], torch.Generator | None], Tensor]] = {
+_Draw = Callable[[Sequence[int], torch.Generator | None], Tensor]
+_DRAWS: dict[str, _Draw] = {
     "sampled_gaussian": sampled_gaussian,
     "sampled_gaussian_published": sampled_gaussian,
     "gaussian": _normal,
@@ -114,6 +141,7 @@ _DRAWS: dict[str, Callable[[Sequence[int], torch.Generator | None], Tensor]] = {
 }
 
 
-def _check_init(init: str) -> None:
-    if init not in INITS:
-        raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}")
+def check_init(init: Init) -> None:
+    """Raise ValueError naming the rules for anything that is none."""
+    if not isinstance(init, CutGaussian) and init not in INITS:
+        raise ValueError(f"init must be CutGaussian or one of {', '.join(INITS)}, got {init!r}")

@@ -21,7 +21,7 @@ def test_cut_variance_is_the_published_one():
     assert init.cut_variance(0.0) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("rule", init.INITS)
+@pytest.mark.parametrize("rule", [*init.INITS, init.CutGaussian(1.0), init.CutGaussian(3.0)])
 def test_core_entries_have_the_stated_variance(rule):
     entries = torch.cat([core.flatten() for core in draw(rule)])
     wanted = init.entry_variance(SHAPE, rule)
@@ -31,7 +31,7 @@ def test_core_entries_have_the_stated_variance(rule):
     assert abs(float(entries.mean())) < 4 * math.sqrt(wanted / len(entries))
 
 
-@pytest.mark.parametrize("rule", init.INITS)
+@pytest.mark.parametrize("rule", [*init.INITS, init.CutGaussian(1.0), init.CutGaussian(3.0)])
 def test_table_entries_have_the_stated_variance(rule):
     found = [
         float(reference.full(draw(rule, seed), SHAPE.rows).square().mean()) for seed in range(20)
@@ -76,7 +76,16 @@ def test_same_seed_same_cores():
 
 
 def test_unknown_names_and_variances_are_refused():
-    with pytest.raises(ValueError, match=r"init must be one of sampled_gaussian, .*got 'zeros'"):
+    with pytest.raises(ValueError, match=r"init must be CutGaussian or one of sampled_gaussian, .*got 'zeros'"):
         init.make_cores(SHAPE, "zeros")
     with pytest.raises(ValueError, match="target_var must be finite and above 0, got 0"):
         init.make_cores(SHAPE, target_var=0.0)
+    with pytest.raises(ValueError, match=r"cut must lie in 0\.\.8, got -1"):
+        init.CutGaussian(-1)
+
+
+def test_cut_gaussian_has_the_named_rules_as_cases():
+    for cut, rule in ((2.0, "sampled_gaussian"), (0.0, "gaussian")):
+        assert init.table_variance(SHAPE, init.CutGaussian(cut)) == init.table_variance(SHAPE, rule)
+    for a, b in zip(draw(init.CutGaussian(2.0)), draw("sampled_gaussian"), strict=True):
+        assert torch.equal(a, b)

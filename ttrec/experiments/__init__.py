@@ -26,4 +26,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         module="ttrec.experiments.init_dist",
         claims=("ttrec.ours.init_ks_order", "ttrec.ours.init_variance"),
     ),
+    Experiment(
+        name="ttrec_pooling",
+        module="ttrec.experiments.pooling",
+        claims=("ttrec.fig.pooling_gap", "ttrec.ours.pooling_gain", "ttrec.sec.lookup_time"),
+    ),
 )
