@@ -326,10 +326,10 @@ def _by_library(
 
 
 def _on_threads(*arguments: Any) -> Tensor:
-    from common.roofline import library_threads
+    from common import steady
 
     *others, threads = arguments
-    with library_threads(threads):
+    with steady.threads(threads):
         return _by_library(*others)
 
 

@@ -168,6 +168,8 @@ class TTEmbeddingBag(nn.Module):
         self._anchor = torch.empty(0, requires_grad=True)
         # Steps taken, number of the forward that stepped last, lr, eps: see tt_optimizer.h.
         self.control = _control_of(optimizer)
+        #: What a batch shares, see ttrec.kernels.tt_bag; less than all only to measure its worth.
+        self.sharing = tt_bag.SHARE_ALL
         # In a list: modules take long to set an attribute.
         self._n_forwards = [0]
 
@@ -229,7 +231,7 @@ class TTEmbeddingBag(nn.Module):
             self.control if is_fused else None, self.include_last_offset,
             tt_bag.MODES.index(self.mode), self.num_embeddings, self._padding,
             self.scale_grad_by_freq, RULES[type(self.optimizer)], self.stale == "allow",
-            needs_grad, tt_bag.STORES.index(self.store), tt_bag.SHARE_ALL, self._n_forwards[0],
+            needs_grad, tt_bag.STORES.index(self.store), self.sharing, self._n_forwards[0],
         )  # fmt: skip
         return out
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from common.extras import require
 from ttrec import reference
-from ttrec.bag import TTEmbeddingBag
+from ttrec.bag import Store, TTEmbeddingBag
+from ttrec.kernels import tt_bag
 from ttrec.kernels.published import SUB_BATCH, Published
 from ttrec.kernels.published import published as load_published
 from ttrec.optim import SGD
@@ -53,12 +54,21 @@ class Candidate:
     forward: Callable[[], Tensor] | None = None
 
 
-def ours(problem: Problem) -> Candidate:
-    """TTEmbeddingBag with fused SGD."""
+def ours(problem: Problem, *, sharing: int = tt_bag.SHARE_ALL, store: Store = "auto") -> Candidate:
+    """TTEmbeddingBag with fused SGD.
+
+    sharing: what a batch shares, SHARE_ROWS and SHARE_PAIRS of ttrec.kernels.tt_bag
+    """
     shape = problem.shape
     bag = TTEmbeddingBag(
-        shape.rows, shape.dim, shape=shape, include_last_offset=True, optimizer=SGD(problem.lr)
+        shape.rows,
+        shape.dim,
+        shape=shape,
+        include_last_offset=True,
+        optimizer=SGD(problem.lr),
+        store=store,
     )
+    bag.sharing = sharing
     for core, initial in zip(bag.cores, problem.cores, strict=True):
         core.copy_(initial)
 
@@ -171,10 +181,17 @@ def t3nsor(problem: Problem) -> Candidate:
     return _autograd_candidate(problem, pooled)
 
 
-def embedding_bag(problem: Problem) -> Candidate:
-    """The dense table as nn.EmbeddingBag with sparse gradients and torch.optim.SGD."""
+def embedding_bag(problem: Problem, table: Tensor | None = None) -> Candidate:
+    """The dense table as nn.EmbeddingBag with sparse gradients and torch.optim.SGD.
+
+    table: (rows, D), stepped in place; by default the problem's own, expanded
+    """
     bag = torch.nn.EmbeddingBag.from_pretrained(
-        _expanded(problem), freeze=False, mode="sum", sparse=True, include_last_offset=True
+        _expanded(problem) if table is None else table,
+        freeze=False,
+        mode="sum",
+        sparse=True,
+        include_last_offset=True,
     )
     optimizer = torch.optim.SGD(bag.parameters(), lr=problem.lr)
 
@@ -193,25 +210,29 @@ def fbgemm(problem: Problem) -> Candidate:
 
     Raises MissingExtra with the pip line if fbgemm is not installed.
     """
+    table = fbgemm_table(problem.shape, problem.lr)
+    weight: Tensor = table.split_embedding_weights()[0]
+    weight.data.copy_(_expanded(problem))
+    return fbgemm_with(problem, table)
+
+
+def fbgemm_table(shape: TTShape, lr: float) -> Any:
+    """One dense table of fbgemm with fused SGD, its values not set."""
     root = "fbgemm_gpu.split_table_batched_embeddings_ops"
     training = require(f"{root}_training", "ttrec", "the fbgemm peer")
     common = require(f"{root}_common", "ttrec", "the fbgemm peer")
     config = require("fbgemm_gpu.split_embedding_configs", "ttrec", "the fbgemm peer")
-    table = training.SplitTableBatchedEmbeddingBagsCodegen(
-        [
-            (
-                problem.shape.rows,
-                problem.shape.dim,
-                common.EmbeddingLocation.HOST,
-                training.ComputeDevice.CPU,
-            )
-        ],
+    return training.SplitTableBatchedEmbeddingBagsCodegen(
+        [(shape.rows, shape.dim, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
         optimizer=config.EmbOptimType.EXACT_SGD,
-        learning_rate=problem.lr,
+        learning_rate=lr,
         pooling_mode=common.PoolingMode.SUM,
     )
+
+
+def fbgemm_with(problem: Problem, table: Any) -> Candidate:
+    """Steps of a table from `fbgemm_table`, with the values it has."""
     weight: Tensor = table.split_embedding_weights()[0]
-    weight.data.copy_(_expanded(problem))
 
     def step() -> Tensor:
         out: Tensor = table(problem.indices, problem.bounds)

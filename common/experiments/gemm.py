@@ -201,9 +201,9 @@ class _Cell:
         if n_bytes <= machine.last_level_cache_bytes():
             n_bytes = 0
         limits = ctx.roofline
-        if self.precision == "bf16" and limits.bf16_gflops is not None:
-            limits = attrs.evolve(limits, fp32_gflops=limits.bf16_gflops)
-        return limits.gflops_limit(self.flops, n_bytes)
+        is_bf16 = self.precision == "bf16" and limits.bf16_gflops is not None
+        seconds = limits.least_seconds(self.flops, n_bytes, "bf16" if is_bf16 else "fp32")
+        return self.flops / seconds / 1e9
 
 
 def _peak_call(precision: str, flops: float, threads: int) -> Callable[[], object] | None:

@@ -1,4 +1,4 @@
-"""Both experiments at tiny settings in a real run folder, their verdicts and their charts."""
+"""Compression and kernels at tiny settings in a real run folder, verdicts and charts."""
 
 import attrs
 import pytest
@@ -7,8 +7,9 @@ from common import claims, roofline
 from common.experiment import Options, all_experiments
 from common.results import Store
 from common.runner import Job, run_one
+from ttrec import problems
 from ttrec.experiments import EXPERIMENTS, compression, kernels
-from ttrec.shapes import suggest_shape
+from ttrec.shapes import TTShape, suggest_shape
 
 COMPRESSION = compression.Settings(
     datasets=["kaggle", "terabyte", "mlperf"],
@@ -17,19 +18,21 @@ COMPRESSION = compression.Settings(
     ranks=[8, 16, 32, 64],
 )
 KERNELS = kernels.Settings(
-    dataset="kaggle",
-    rows=142572,
-    ranks=[4],
-    batches=[8],
-    poolings=[2],
+    dims=[16],
+    ranks=[8],
+    batches=["8x2"],
     exponents=[1.05],
+    peers=["published", "nothing_shared", "torch_bmm"],
+    dense=["fbgemm"],
+    expanded=[142572],
     halfwidth=0.5,
+    t3nsor_halfwidth=0.5,
     max_seconds=0.05,
-    t3nsor_halfwidth=0.7,
-    t3nsor_max_seconds=0.07,
+    t3nsor_max_seconds=0.05,
 )
 
-
+#: In place of the 11 million rows measurements use.
+SMALL = TTShape(8000, 16, (20, 20, 20), (2, 2, 4), (8, 8))
 #: Measuring the machine takes seconds and is tested elsewhere.
 PEAKS = roofline.Roofline(
     fp32_gflops=100.0,
@@ -83,42 +86,49 @@ def test_compression_charts_show_the_paper_beside_ours(sizes):
     assert all(chart.to_svg().startswith("<svg") for chart in charts)
 
 
-def test_kernels_records_every_peer_and_claims_those_of_tensor_trains(tmp_path, monkeypatch):
+def test_kernels_records_every_peer_and_claims_t3nsor_for_the_paper(tmp_path, monkeypatch):
     monkeypatch.setattr(roofline, "cached", lambda threads: PEAKS)
+    monkeypatch.setattr(problems, "benchmark_shape", lambda dim, rank: SMALL)
     frame = run_into(tmp_path, "ttrec_kernels", KERNELS).frame()
     ours = frame[(frame["metric"] == "speedup") & (frame["axis.system"] == "ours")]
-    assert set(ours["axis.baseline"]) == {"t3nsor", "torch_bmm", "embedding_bag", "fbgemm"}
-    claimed = ours[ours["claim"].notna()]
-    assert dict(zip(claimed["axis.baseline"], claimed["claim"], strict=True)) == {
-        "t3nsor": "ttrec.abstract.kernel_speedup",
-        "torch_bmm": "ttrec.ours.step_over_torch_bmm",
+    assert set(ours["axis.baseline"]) == {"t3nsor", "published", "nothing_shared", "torch_bmm"}
+    by_claim = {
+        row["claim"]: (row["axis.baseline"], row["axis.part"])
+        for row in ours.to_dict("records")
+        if isinstance(row["claim"], str)
     }
-    has_share = ours.set_index("axis.baseline")["fraction_of_roofline"].notna()
-    assert dict(has_share) == {
-        "t3nsor": True, "torch_bmm": True, "embedding_bag": False, "fbgemm": False,
+    assert by_claim == {
+        "ttrec.abstract.kernel_speedup": ("t3nsor", "step"),
+        "ttrec.ours.torch_speedup": ("torch_bmm", "step"),
+        "ttrec.ours.published_forward": ("published", "forward"),
+    }
+    assert set(frame["metric"]) >= {
+        "peak_share", "speedup_mean", "time_ratio", "tt_over_dense_time",
     }  # fmt: skip
     charts = kernels.charts(frame, claims.load("ttrec"))
-    assert len(charts) == 3
+    assert len(charts) == 5
     assert all(chart.to_svg().startswith("<svg") for chart in charts)
 
 
-def test_t3nsor_has_a_width_and_a_time_of_its_own(tmp_path, monkeypatch):
-    asked = {}
-
-    def compare(self, metric, candidates, *, baseline, halfwidth, max_seconds, **_):
-        asked[baseline] = (halfwidth, max_seconds)
-
-    monkeypatch.setattr("common.context.Context.compare", compare)
-    run_into(tmp_path, "ttrec_kernels", KERNELS)
-    assert asked.pop("t3nsor") == (0.7, 0.07)
-    assert set(asked.values()) == {(0.5, 0.05)}
+@pytest.mark.parametrize(
+    ("positions", "exponent", "claim"),
+    [
+        (512, 0.0, "published_uniform"),
+        (512, 1.05, None),
+        (4096, 1.05, "published_zipf_4096"),
+        (10240, 1.05, "published_zipf_10k"),
+    ],
+)
+def test_published_targets_stand_where_they_are_meant(positions, exponent, claim):
+    wanted = None if claim is None else f"ttrec.ours.{claim}"
+    assert kernels._claim("published", positions, exponent) == wanted
 
 
 def test_experiments_are_found_and_their_modules_need_no_torch_to_validate():
     assert {e.name for e in EXPERIMENTS} <= set(all_experiments(("ttrec",)))
-    with pytest.raises(ValueError, match="dataset"):
-        attrs.evolve(KERNELS, dataset="movielens")
+    with pytest.raises(ValueError, match="peers"):
+        attrs.evolve(KERNELS, peers=["movielens"])
     with pytest.raises(ValueError, match="batches"):
-        attrs.evolve(KERNELS, batches=[0])
+        attrs.evolve(KERNELS, batches=["0x1"])
     with pytest.raises(ValueError, match="tables"):
         attrs.evolve(COMPRESSION, tables=[27])

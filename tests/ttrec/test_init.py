@@ -76,7 +76,9 @@ def test_same_seed_same_cores():
 
 
 def test_unknown_names_and_variances_are_refused():
-    with pytest.raises(ValueError, match=r"init must be CutGaussian or one of sampled_gaussian, .*got 'zeros'"):
+    with pytest.raises(
+        ValueError, match=r"init must be CutGaussian or one of sampled_gaussian, .*got 'zeros'"
+    ):
         init.make_cores(SHAPE, "zeros")
     with pytest.raises(ValueError, match="target_var must be finite and above 0, got 0"):
         init.make_cores(SHAPE, target_var=0.0)

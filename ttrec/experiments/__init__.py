@@ -19,7 +19,22 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="ttrec_kernels",
         module="ttrec.experiments.kernels",
-        claims=("ttrec.abstract.kernel_speedup", "ttrec.ours.step_over_torch_bmm"),
+        claims=(
+            "ttrec.abstract.kernel_speedup",
+            "ttrec.ours.torch_speedup",
+            "ttrec.ours.torch_mean",
+            "ttrec.ours.published_uniform",
+            "ttrec.ours.published_zipf_4096",
+            "ttrec.ours.published_zipf_10k",
+            "ttrec.ours.published_forward",
+            "ttrec.ours.published_is_strong",
+            "ttrec.ours.peak_share",
+            "ttrec.ours.peak_share_small",
+            "ttrec.ours.fbgemm_d16_r16",
+            "ttrec.ours.fbgemm_d16_r32",
+            "ttrec.ours.fbgemm_d64_r16",
+            "ttrec.ours.fbgemm_d64_r32",
+        ),
     ),
     Experiment(
         name="ttrec_init_dist",
@@ -30,5 +45,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         name="ttrec_pooling",
         module="ttrec.experiments.pooling",
         claims=("ttrec.fig.pooling_gap", "ttrec.ours.pooling_gain", "ttrec.sec.lookup_time"),
+    ),
+    Experiment(
+        name="ttrec_reuse",
+        module="ttrec.experiments.reuse",
+        claims=("ttrec.ours.reuse_mechanism", "ttrec.ours.reuse_skew"),
     ),
 )
