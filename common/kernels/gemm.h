@@ -42,15 +42,16 @@ constexpr int kernel_rows = simd::width == 16 ? 14 : simd::width == 1 ? 4 : 6;
 constexpr int panel_vectors = simd::width == 1 ? 4 : 2;
 constexpr int panel_columns = panel_vectors * simd::width;
 
-/* Steps of one pass: a panel of it (512 x 32 x 4 B) stays in L2 beside the packed rows, and the
-   sums are written and read again once per pass only. */
-constexpr int64_t depth = 512;
+/* Steps of one pass: the sums are written and read again once per pass, which costs more than a
+   panel (1024 x 32 x 4 B) and the rows of a block not fitting the nearest cache together. */
+constexpr int64_t depth = 1024;
+/* Floats of packed A at a time: most of a second-level cache. */
+constexpr int64_t packed_rows = 12 * kernel_rows * depth;
 /* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
 /* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
 constexpr int64_t ahead = 96;
-constexpr int64_t block_rows = 24 * kernel_rows;
-/* Panels of an unpacked B that are packed before more than block_rows rows use them. */
-constexpr int64_t group_panels = 32;
+/* Panels of an unpacked B that are packed before more rows than are packed at a time use them. */
+constexpr int64_t group_panels = 16;
 
 /* A matrix of any strides, in elements: (row, column). */
 template <class E> struct Strided {
@@ -90,6 +91,17 @@ SIMD_INLINE half_vec narrow(vec v) {
 #endif
 }
 
+SIMD_INLINE vec load_first(const float *p, int lanes) { return simd::load_first(p, lanes); }
+SIMD_INLINE vec load_first(const bf16 *p, int lanes) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(SIMD_SCALAR)
+  return widen(half_vec(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << lanes) - 1), p)));
+#else
+  half_vec h = {};
+  for (int i = 0; i < lanes; i++) h[i] = p[i].bits;
+  return widen(h);
+#endif
+}
+
 /* One element in each lane. */
 template <class E> struct Single {
   static constexpr int terms = 1;
@@ -99,6 +111,9 @@ template <class E> struct Single {
       return simd::load(p);
     else
       return widen(*reinterpret_cast<const loose_half_vec *>(p));
+  }
+  static SIMD_INLINE vec first_columns(const E *p, int64_t, int lanes) {
+    return load_first(p, lanes);
   }
   /* Lanes of consecutive steps, consecutive in memory. */
   static SIMD_INLINE vec along_steps(const E *p) { return along_columns(p, 0); }
@@ -116,10 +131,15 @@ template <class E> struct Single {
 /* Two consecutive elements along p in each lane, the first in the low half. */
 template <class E> struct Pair {
   static constexpr int terms = 2;
+  static SIMD_INLINE vec both(vec low, vec high) {
+    return simd::from_bits(simd::bits(high) | ((simd::bits(low) >> 16) & 0xffff));
+  }
   static SIMD_INLINE vec along_columns(const E *p, int64_t pitch) {
-    const simd::ivec low = simd::bits(widen(*reinterpret_cast<const loose_half_vec *>(p)));
-    const vec high = widen(*reinterpret_cast<const loose_half_vec *>(p + pitch));
-    return simd::from_bits(simd::bits(high) | ((low >> 16) & 0xffff));
+    return both(widen(*reinterpret_cast<const loose_half_vec *>(p)),
+                widen(*reinterpret_cast<const loose_half_vec *>(p + pitch)));
+  }
+  static SIMD_INLINE vec first_columns(const E *p, int64_t pitch, int lanes) {
+    return both(load_first(p, lanes), load_first(p + pitch, lanes));
   }
   static SIMD_INLINE vec along_steps(const E *p) {
     return simd::load(reinterpret_cast<const float *>(p));
@@ -153,39 +173,76 @@ template <class E> constexpr int64_t steps_of(int64_t k) {
 /* ---- Packing ---- */
 
 constexpr int64_t panels(int64_t n) { return (n + panel_columns - 1) / panel_columns; }
+/* Rows of A that are packed before panels use them, for a product of k terms: whole blocks. */
+template <class E> constexpr int64_t block_rows(int64_t k) {
+  return packed_rows / kernel_rows / std::clamp<int64_t>(steps_of<E>(k), depth / 4, depth) *
+         kernel_rows;
+}
 /* Floats of packed B. */
 template <class E = float> constexpr int64_t packed_size(int64_t k, int64_t n) {
   return panels(n) * panel_columns * steps_of<E>(k);
 }
 /* Floats of workspace each thread needs of its own. */
-constexpr int64_t workspace_size() { return block_rows * depth + simd::width; }
+constexpr int64_t workspace_size() { return packed_rows + simd::width; }
 constexpr int64_t unpacked_workspace_size() {
   return workspace_size() + group_panels * panel_columns * depth;
 }
 /* Floats of `partial`, for results narrower than float of more than `depth` steps. */
-constexpr int64_t partial_size(int64_t n) { return block_rows * panels(n) * panel_columns; }
-
-/* One step of a transposition in registers: swap the blocks `distance` apart. */
-template <int distance> SIMD_INLINE void exchange(vec (&rows)[simd::width]) {
-  simd::ivec low, high;
-  for (int lane = 0; lane < simd::width; lane++) {
-    low[lane] = lane & distance ? simd::width + (lane ^ distance) : lane;
-    high[lane] = lane & distance ? simd::width + lane : lane ^ distance;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < simd::width; i++)
-    if (!(i & distance)) {
-      const vec x = rows[i], y = rows[i + distance];
-      rows[i] = __builtin_shuffle(x, y, low);
-      rows[i + distance] = __builtin_shuffle(x, y, high);
-    }
+constexpr int64_t partial_size(int64_t n) {
+  return packed_rows / depth * panels(n) * panel_columns;
 }
 
+/* lanes[0], lanes[1], .. of x (0 .. group - 1) and y (group .. 2 group - 1), in every run of `group`
+   lanes alike. */
+template <int group> SIMD_INLINE vec mix(vec x, vec y, const int (&lanes)[group]) {
+  simd::ivec index;
+#pragma GCC unroll 16
+  for (int lane = 0; lane < simd::width; lane++) {
+    const int from = lanes[lane % group];
+    index[lane] = lane / group * group + (from < group ? from : from - group + simd::width);
+  }
+  return __builtin_shuffle(x, y, index);
+}
+
+/* rows[i][j] <-> rows[j][i], by shuffles inside runs of four lanes, then of whole runs: each is one
+   cheap instruction, which the textbook's swaps of halves, quarters and so on are not. */
 SIMD_INLINE void transpose(vec (&rows)[simd::width]) {
-  if constexpr (simd::width >= 16) exchange<8>(rows);
-  if constexpr (simd::width >= 8) exchange<4>(rows);
-  if constexpr (simd::width >= 4) exchange<2>(rows);
-  if constexpr (simd::width >= 2) exchange<1>(rows);
+  if constexpr (simd::width >= 4) {
+#pragma GCC unroll 16
+    for (int i = 0; i < simd::width; i += 4) {
+      const vec low01 = mix<4>(rows[i], rows[i + 1], {0, 4, 1, 5});
+      const vec high01 = mix<4>(rows[i], rows[i + 1], {2, 6, 3, 7});
+      const vec low23 = mix<4>(rows[i + 2], rows[i + 3], {0, 4, 1, 5});
+      const vec high23 = mix<4>(rows[i + 2], rows[i + 3], {2, 6, 3, 7});
+      rows[i] = mix<4>(low01, low23, {0, 1, 4, 5});
+      rows[i + 1] = mix<4>(low01, low23, {2, 3, 6, 7});
+      rows[i + 2] = mix<4>(high01, high23, {0, 1, 4, 5});
+      rows[i + 3] = mix<4>(high01, high23, {2, 3, 6, 7});
+    }
+  }
+  if constexpr (simd::width == 8) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const vec x = rows[i], y = rows[i + 4];
+      rows[i] = mix<8>(x, y, {0, 1, 2, 3, 8, 9, 10, 11});
+      rows[i + 4] = mix<8>(x, y, {4, 5, 6, 7, 12, 13, 14, 15});
+    }
+  }
+  if constexpr (simd::width == 16) {
+    constexpr int even[] = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+    constexpr int odd[] = {4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const vec even01 = mix<16>(rows[i], rows[i + 4], even);
+      const vec odd01 = mix<16>(rows[i], rows[i + 4], odd);
+      const vec even23 = mix<16>(rows[i + 8], rows[i + 12], even);
+      const vec odd23 = mix<16>(rows[i + 8], rows[i + 12], odd);
+      rows[i] = mix<16>(even01, even23, even);
+      rows[i + 4] = mix<16>(odd01, odd23, even);
+      rows[i + 8] = mix<16>(even01, even23, odd);
+      rows[i + 12] = mix<16>(odd01, odd23, odd);
+    }
+  }
 }
 
 /* out[step * pitch + i] = the lane of row i at `step`, for x (rows, k), rows <= width.
@@ -205,9 +262,9 @@ inline void pack_rows(Strided<E> x, int64_t rows, int64_t k, int64_t pitch, floa
 #pragma GCC unroll 16
       for (int i = 0; i < simd::width; i++) simd::store(out + (s + i) * pitch, block[i]);
     }
-  } else if (simd::width > 1 && x.row == 1 && rows == simd::width) {
+  } else if (simd::width > 1 && x.row == 1) {
     for (; (s + 1) * L::terms <= k; s++)
-      simd::store(out + s * pitch, L::along_columns(x.at(0, s * L::terms), x.column));
+      simd::store(out + s * pitch, L::first_columns(x.at(0, s * L::terms), x.column, rows));
   }
   for (; s < steps; s++)
     for (int64_t i = 0; i < rows; i++)
@@ -313,15 +370,6 @@ template <class Out> struct Target {
 template <class F, class = void> struct is_large : std::false_type {};
 template <class F> struct is_large<F, std::enable_if_t<F::is_large>> : std::true_type {};
 
-SIMD_INLINE vec load_first(const float *p, int lanes) { return simd::load_first(p, lanes); }
-SIMD_INLINE vec load_first(const bf16 *p, int lanes) {
-  half_vec h = {};
-  if (lanes == simd::width)
-    h = *reinterpret_cast<const loose_half_vec *>(p);
-  else
-    for (int i = 0; i < lanes; i++) h[i] = p[i].bits;
-  return widen(h);
-}
 SIMD_INLINE void store_first(float *p, vec v, int lanes) { simd::store_first(p, v, lanes); }
 SIMD_INLINE void store_first(bf16 *p, vec v, int lanes) {
   const half_vec h = narrow(v);
@@ -506,13 +554,13 @@ template <class E, class Out, class F> struct Product {
     if constexpr (std::is_same_v<Out, float>)
       return {out, ldc, out, ldc, row, column, n - column, adds || step > 0, false, is_complete};
     else
-      return {partial + column * block_rows + (row - top) * panel_columns, taken * panel_columns,
+      return {partial + column * (packed_rows / depth) + (row - top) * panel_columns, taken * panel_columns,
               out, ldc, row, column, n - column, step > 0, adds && step == 0, is_complete};
   }
   /* Rows that go through all steps before others start: as many as `partial` has room for. */
   int64_t stripe() const {
     return std::is_same_v<Out, float> || steps_of<E>(k) <= depth ? std::max<int64_t>(m, 1)
-                                                                 : block_rows;
+                                                                 : block_rows<E>(k);
   }
   int64_t terms(int64_t step, int64_t end) const {
     return std::min(k, end * Lane<E>::terms) - step * Lane<E>::terms;
@@ -526,11 +574,12 @@ void run_stripe(const Product<E, Out, F> &x, const float *panels_of_b, int64_t s
   const int64_t next = all * panel_columns;
   /* Few rows: the whole depth of a panel after another, so that B is one uninterrupted stream. */
   const bool is_few = x.m <= 2 * kernel_rows;
+  const int64_t at_most = block_rows<E>(x.k);
   const int64_t most = is_few ? workspace_size() / (2 * kernel_rows) / depth * depth : depth;
   for (int64_t step = 0; step < all || step == 0; step += most) {
     const int64_t end = std::min(all, step + most), steps = end - step;
-    for (int64_t top = start; top < stop; top += block_rows) {
-      const Split split(std::min(block_rows, stop - top));
+    for (int64_t top = start; top < stop; top += at_most) {
+      const Split split(std::min(at_most, stop - top));
       int64_t row = top;
       for (int64_t i = 0; i < split.blocks; row += split.size(i++))
         pack_a<E>(x.a.from(row, step * Lane<E>::terms), split.size(i), x.terms(step, end),
@@ -576,6 +625,7 @@ void run_unpacked_stripe(const Product<E, Out, F> &x, Strided<E> b, int64_t star
   const int64_t all = steps_of<E>(x.k);
   float *const packed = x.workspace + workspace_size();
   const bool is_rows = b.column == 1 && x.k % L::terms == 0;
+  const int64_t at_most = block_rows<E>(x.k);
   const bool is_single = x.m <= kernel_rows;
   /* The panel that n ends in has no whole vectors to read. */
   const int64_t whole = is_rows ? std::min(x.last, x.n / panel_columns) : x.first;
@@ -593,8 +643,8 @@ void run_unpacked_stripe(const Product<E, Out, F> &x, Strided<E> b, int64_t star
     const int64_t right = std::min(x.last, left + group_panels);
     for (int64_t step = 0; step < all || step == 0; step += depth) {
       const int64_t end = std::min(all, step + depth), steps = end - step;
-      for (int64_t top = start; top < stop; top += block_rows) {
-        const Split split(std::min(block_rows, stop - top));
+      for (int64_t top = start; top < stop; top += at_most) {
+        const Split split(std::min(at_most, stop - top));
         int64_t row = top;
         for (int64_t i = 0; i < split.blocks; row += split.size(i++))
           pack_a<E>(x.a.from(row, step * L::terms), split.size(i), x.terms(step, end),
@@ -610,7 +660,7 @@ void run_unpacked_stripe(const Product<E, Out, F> &x, Strided<E> b, int64_t star
         }
         for (; panel < right; panel++) {
           /* One row block's panel stays in the nearest caches; more blocks come back to it. */
-          float *const keep = packed + (stop - start > block_rows ? panel - left : 0) * panel_columns * depth;
+          float *const keep = packed + (stop - start > at_most ? panel - left : 0) * panel_columns * depth;
           row = top;
           int64_t i = 0;
           if (top == start && panel < whole && split.blocks > 1) {

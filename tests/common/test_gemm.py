@@ -143,14 +143,15 @@ def test_every_layout_of_both_operands(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("m", "k", "n"),
-    # Deeper than a pass, more rows than a stripe, more columns than a group of panels; and both.
+    # Deeper than a pass, more rows than are packed at once, more columns than a group of panels.
     [
         (2, 1025, 40),
         (20, 2051, 70),
         (350, 513, 33),
-        (340, 1100, 32),
-        (30, 20, 1100),
-        (700, 7, 1030),
+        (180, 1100, 32),
+        (180, 2100, 33),
+        (30, 20, 600),
+        (700, 7, 520),
     ],
 )
 def test_sizes_beyond_one_pass(
