@@ -338,9 +338,8 @@ def _pairs(rows: "pd.DataFrame") -> "zip[tuple[Any, Any]]":
 
 
 def _settings_of(frame: "pd.DataFrame") -> list[str]:
-    columns = (
-        frame.get(f"axis.{name}", math.nan) for name in ("rank", "batch", "pooling", "exponent")
-    )
+    names = ("rank", "batch", "pooling", "exponent")
+    columns = [frame[f"axis.{name}"].to_numpy(float, na_value=math.nan) for name in names]
     return [
         ""
         if math.isnan(rank)
