@@ -59,31 +59,6 @@ def test_gain_is_the_first_ratio_over_the_last(run):
         assert gain.high == pytest.approx(first.high / last.low)
 
 
-def test_a_ratio_above_one_means_the_tensor_train_takes_longer(monkeypatch):
-    """The record is our time over theirs, though a comparison speaks of speedups."""
-    calls = {}
-
-    class Recorder:
-        def rng(self, name):
-            import numpy as np
-
-            return np.random.default_rng(0)
-
-        def torch_rng(self, name):
-            import torch
-
-            return torch.Generator().manual_seed(0)
-
-        def compare(self, metric, candidates, **options):
-            calls.update(metric=metric, candidates=candidates, **options)
-
-    shape = pooling.suggest_shape(142572, 16, 8, preset="paper")
-    pooling._run_cell(SETTINGS, Recorder(), shape, 2, 0.0)
-    # value = time of the baseline / time of the candidate
-    assert calls["baseline"] == "ours"
-    assert set(calls["candidates"]) == {"ours", "embedding_bag", "fbgemm"}
-
-
 def test_lookup_time_and_rate_follow_from_the_same_seconds(run):
     frame = run[1].set_index(["metric", "axis.system"])
     speedup = run[1].query("metric == 'speedup'").iloc[0]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 from attrs.validators import deep_iterable, ge, in_, le
@@ -44,7 +44,7 @@ class Settings:
     inits: list[str] = attrs.field(validator=deep_iterable(in_(INITS)))
     ranks: list[int] = attrs.field(validator=deep_iterable(ge(1)))
     cores: list[int] = attrs.field(validator=deep_iterable([ge(2), le(5)]))
-    cuts: list[float] = attrs.field(validator=deep_iterable([ge(0), le(6)]))
+    cuts: list[float] = attrs.field(validator=deep_iterable([ge(0), le(8)]))
     draws: int = attrs.field(validator=ge(2))
     rows_per_draw: int = attrs.field(validator=ge(1))
 
@@ -66,20 +66,13 @@ def _rules(settings: Settings) -> "dict[str, tuple[Draw, float]]":
     """How to draw the cores, and the fourth moment of their entries over the squared second."""
     from ttrec import init
 
-    def of_rule(name: Any) -> "Draw":
-        return lambda shape, generator: init.make_cores(shape, name, generator=generator)
-
-    def of_cut(cut: float) -> "Draw":
-        def draw(shape: TTShape, generator: "torch.Generator") -> "list[torch.Tensor]":
-            scale = math.sqrt(init.entry_variance(shape, "gaussian") / init.cut_variance(cut))
-            drawn = (init.sampled_gaussian(s, generator, cut) for s in shape.core_shapes)
-            return [(core * scale).float() for core in drawn]
-
-        return draw
+    def by(rule: init.Init) -> "Draw":
+        return lambda shape, generator: init.make_cores(shape, rule, generator=generator)
 
     fourth = {"gaussian": 3.0, "uniform": 1.8, "sampled_gaussian": cut_fourth(init.CUT)}
-    rules = {name: (of_rule(name), fourth[name]) for name in settings.inits}
-    return rules | {f"cut {cut:g}": (of_cut(cut), cut_fourth(cut)) for cut in settings.cuts}
+    rules = {name: (by(cast("init.Init", name)), fourth[name]) for name in settings.inits}
+    cuts = {cut: by(init.CutGaussian(cut)) for cut in settings.cuts}
+    return rules | {f"cut {cut:g}": (draw, cut_fourth(cut)) for cut, draw in cuts.items()}
 
 
 def cut_fourth(cut: float) -> float:

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from common.report.charts import Chart
     from ttrec.peers import Problem
 
-#: So small that thousands of steps on one batch leave every number in its range.
-LR = 1e-6
-#: Where the authors' code states its time: the shape, batch and pooling of its README.
-README_SHAPE = TTShape(200 * 220 * 250, 64, (200, 220, 250), (4, 4, 4), (32, 32))
-README_BATCH, README_POOLING = 512, 20
+#: Where the README of the authors' code states its time, on its benchmark's table.
+README_DIM, README_RANK, README_BATCH, README_POOLING = 64, 32, 512, 20
 
 
 @attrs.frozen
@@ -63,7 +60,7 @@ def _run_cell(
 ) -> "Comparison":
     from ttrec import peers
 
-    problem = make_problem(ctx, shape, settings.batch, pooling, exponent)
+    problem = _draw(ctx, shape, settings.batch, pooling, exponent)
     dense = {name: make(problem).step for name, make in peers.DENSE.items()}
     # The speed of the dense table over ours is our time over the time of the dense table.
     return ctx.compare(
@@ -108,11 +105,13 @@ def _record_gain(
 def _record_lookup_time(settings: Settings, ctx: Context) -> None:
     from ttrec import peers
     from ttrec.cost import step_work
+    from ttrec.problems import benchmark_shape
 
-    problem = make_problem(ctx, README_SHAPE, README_BATCH, README_POOLING, 0.0)
+    shape = benchmark_shape(README_DIM, README_RANK)
+    problem = _draw(ctx, shape, README_BATCH, README_POOLING, 0.0)
     axes: dict[str, Any] = {
-        "rows": README_SHAPE.rows,
-        "rank": README_SHAPE.ranks[0],
+        "rows": shape.rows,
+        "rank": README_RANK,
         "batch": README_BATCH,
         "pooling": README_POOLING,
         "exponent": 0.0,
@@ -127,7 +126,7 @@ def _record_lookup_time(settings: Settings, ctx: Context) -> None:
         **axes,
     )
     n = problem.indices.numel()
-    flops, _ = step_work(README_SHAPE, problem.indices.numpy(), README_BATCH)
+    flops, _ = step_work(shape, problem.indices.numpy(), README_BATCH)
     for system, seconds in (
         ("ours", compared["ours"].seconds),
         ("published", compared.baseline_seconds),
@@ -137,27 +136,11 @@ def _record_lookup_time(settings: Settings, ctx: Context) -> None:
         ctx.record(None, "useful_rate", flops / seconds / 1e9, "GFLOP/s", **axes, system=system)
 
 
-def make_problem(
-    ctx: Context, shape: TTShape, batch: int, pooling: int, exponent: float
-) -> "Problem":
-    """Draw the cores, the indices and the gradient of one cell."""
-    import torch
-
-    from ttrec.init import make_cores
-    from ttrec.peers import Problem
-    from ttrec.synthetic import draw_indices
+def _draw(ctx: Context, shape: TTShape, batch: int, pooling: int, exponent: float) -> "Problem":
+    from ttrec.problems import make_problem
 
     name = f"{shape.ranks}/{batch}/{pooling}/{exponent}"
-    generator = ctx.torch_rng(name)
-    indices = draw_indices(shape.rows, batch * pooling, exponent, ctx.rng(name))
-    return Problem(
-        shape=shape,
-        cores=tuple(make_cores(shape, generator=generator)),
-        indices=torch.from_numpy(indices),
-        bounds=torch.arange(batch + 1) * pooling,
-        d_out=torch.randn(batch, shape.dim, generator=generator),
-        lr=LR,
-    )
+    return make_problem(shape, batch, pooling, exponent, ctx.rng(name), ctx.torch_rng(name))
 
 
 def charts(frame: "pd.DataFrame", claims: "Mapping[str, Claim]") -> "list[Chart]":
@@ -193,8 +176,8 @@ def charts(frame: "pd.DataFrame", claims: "Mapping[str, Claim]") -> "list[Chart]
                 times.assign(place="per lookup"),
                 "place",
                 "Time per lookup",
-                f"Forward + backward + SGD at rank 32, D=64, {README_BATCH} bags of "
-                f"{README_POOLING}, uniform, on one CPU thread. The authors state "
+                f"Forward + backward + SGD at rank {README_RANK}, D={README_DIM}, {README_BATCH} "
+                f"bags of {README_POOLING}, uniform, on one CPU thread. The authors state "
                 f"{claim.paper} us on a GPU.",
                 y_title="us",
             )
