@@ -91,6 +91,11 @@ def test_densities_are_shares_of_all_entries(run):
     assert mass[3] == pytest.approx(inside, abs=0.002)
 
 
+def test_many_cores_have_no_more_rank_than_is_useful():
+    assert init_dist._shape(10131227, 5, 32).ranks == (25, 32, 32, 32)
+    assert init_dist._shape(10131227, 3, 32).p == (200, 220, 250)
+
+
 def test_charts_draw(run):
     charts = init_dist.charts(run[1], claims.load("ttrec"))
     assert len(charts) == 3

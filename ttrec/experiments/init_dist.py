@@ -53,13 +53,19 @@ def run(settings: Settings, ctx: Context) -> None:
     """Compare table entries with N(0, 1/(3n)), the normal nearest to the rows of dense DLRM."""
     cells = [(d, rank) for d in settings.cores for rank in settings.ranks]
     for d, rank in ctx.progress(cells, "shape"):
-        preset: Any = "paper" if d == 3 else None
-        shape = suggest_shape(settings.rows, DATASET.dim, rank, d, preset=preset)
+        shape = _shape(settings.rows, d, rank)
         for name, (draw, fourth) in _rules(settings).items():
             axes = {"rows": settings.rows, "cores": d, "rank": rank, "init": name}
             # The rules themselves at the paper's number of cores; a cut is not a rule of its own.
             is_claimed = d == 3 and name in INITS
             _run_cell(settings, ctx, shape, draw, fourth, is_claimed, axes)
+
+
+def _shape(rows: int, d: int, rank: int) -> TTShape:
+    """The published factors for 3 cores; with more, outer ranks no larger than is useful."""
+    if d == 3:
+        return suggest_shape(rows, DATASET.dim, rank, preset="paper")
+    return suggest_shape(rows, DATASET.dim, rank, d, clamp_rank=True)
 
 
 def _rules(settings: Settings) -> "dict[str, tuple[Draw, float]]":
