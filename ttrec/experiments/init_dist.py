@@ -148,10 +148,14 @@ def _run_cell(
 
     is_judged = is_claimed and axes["rank"] == JUDGED_RANK
     claim = "ttrec.ours.init_ks_order" if is_judged else None
-    ctx.record(claim, "ks_distance", **_jackknife(ks, settings.draws), unit="", **axes)
-    claim = "ttrec.ours.init_variance" if is_claimed else None
-    ctx.record(claim, "variance_ratio", **_jackknife(variance, settings.draws), unit="x", **axes)
-    ctx.record(None, "excess_kurtosis", **_jackknife(kurtosis, settings.draws), unit="", **axes)
+    of_variance = "ttrec.ours.init_variance" if is_claimed else None
+    for claim_id, metric, statistic, unit in (
+        (claim, "ks_distance", ks, ""),
+        (of_variance, "variance_ratio", variance, "x"),
+        (None, "excess_kurtosis", kurtosis, ""),
+    ):
+        value, half = _jackknife(statistic, settings.draws)
+        ctx.record(claim_id, metric, value, unit, low=value - half, high=value + half, **axes)
     exact = excess_kurtosis(shape.ranks, fourth)
     ctx.record(None, "excess_kurtosis_formula", exact, "", **axes)
     heights = np.stack(density).mean(0) / n_entries / BIN
@@ -160,8 +164,8 @@ def _run_cell(
         ctx.record(None, "density", float(height), "", **axes, deviations=middle)
 
 
-def _jackknife(statistic: Callable[[Any], float], n: int) -> dict[str, float]:
-    """Value over all draws, and its 95% interval from leaving each draw out.
+def _jackknife(statistic: Callable[[Any], float], n: int) -> tuple[float, float]:
+    """Value over all draws, and half its 95% interval, from leaving each draw out.
 
     Entries of one draw share its cores, so only whole draws are independent.
     """
@@ -170,8 +174,7 @@ def _jackknife(statistic: Callable[[Any], float], n: int) -> dict[str, float]:
     everything = np.arange(n)
     without = np.array([statistic(everything != left_out) for left_out in range(n)])
     half = 1.96 * math.sqrt((n - 1) * float(without.var()))
-    value = statistic(everything)
-    return {"value": value, "low": value - half, "high": value + half}
+    return statistic(everything), half
 
 
 def charts(frame: "pd.DataFrame", claims: "Mapping[str, Claim]") -> "list[Chart]":
