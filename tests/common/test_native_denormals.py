@@ -53,7 +53,12 @@ def test_no_combination_of_our_flags_flushes_denormals(openmp: bool, reassociate
 
 
 # What a kernel cannot be compiled without; names its users choose freely.
-DEFINES = {"tt_bag.cpp": {"TT_D": 3}}
+DEFINES = {
+    "published.cpp": {"TT_Q1": 2, "TT_Q2": 2, "TT_Q3": 4, "TT_R1": 16, "TT_R2": 16},
+    "tt_trie.cpp": {"TT_D": 3},
+}
+# It calls the interpreter it is loaded into.
+LINK_FLAGS = {"gemm.cpp": ["-Wl,-z,undefs"]}
 
 
 def test_no_kernel_of_the_repository_flushes_denormals() -> None:
@@ -63,10 +68,11 @@ def test_no_kernel_of_the_repository_flushes_denormals() -> None:
     run(
         "from pathlib import Path\n"
         "from common import native\n"
-        f"defines = {DEFINES!r}\n"
+        f"defines, link_flags = {DEFINES!r}, {LINK_FLAGS!r}\n"
         "recipes = [\n"
         "    native.Recipe(name=path.stem, sources=[path], openmp=True, flags=['-O0'],\n"
-        "                  defines=defines.get(path.name, {}))\n"
+        "                  defines=defines.get(path.name, {}),\n"
+        "                  link_flags=link_flags.get(path.name, []))\n"
         "    for path in map(Path, sys.argv[1:])\n"
         "]\n"
         "for built in native.build_many(recipes):\n"
