@@ -49,11 +49,12 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.bench
 @pytest.mark.parametrize("method", timing_peers.METHODS)
-def test_peers_tell_four_times_the_work_from_one(method: str) -> None:
+def test_peers_tell_sixteen_times_the_work_from_one(method: str) -> None:
+    # Arms timed apart may each meet another load; sixteenfold work stands out of that.
     ratios = sorted(
-        timing_peers.METHODS[method](count(20_000), count(5_000), 0.1) for _ in range(3)
+        timing_peers.METHODS[method](count(80_000), count(5_000), 0.1) for _ in range(5)
     )
-    assert 2.0 < ratios[1] < 8.0
+    assert 4.0 < ratios[2] < 64.0
 
 
 def spinners() -> list[psutil.Process]:
