@@ -24,7 +24,16 @@ from torch import Tensor
 
 from common import native
 
-__all__ = ["ACTIVATIONS", "BACKENDS", "Activation", "Backend", "PackedMatrix", "gemm", "pack"]
+__all__ = [
+    "ACTIVATIONS",
+    "BACKENDS",
+    "Activation",
+    "Backend",
+    "PackedMatrix",
+    "gemm",
+    "onednn_takes",
+    "pack",
+]
 
 Backend = Literal["native", "onednn", "aten", "numpy"]
 Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
@@ -81,10 +90,17 @@ class PackedMatrix:
         """The weight of the onednn back end, (n, k), as it likes it for this number of rows."""
         found = self._weights.get(rows)
         if found is None:
+            _check_onednn(self.dtype)
             plain = self.tensor.t().contiguous()
             found = torch.ops.mkldnn._reorder_linear_weight(plain, max(rows, 1))
             self._weights[rows] = found
         return found
+
+
+@functools.cache
+def onednn_takes(dtype: torch.dtype) -> bool:
+    """True if torch's oneDNN operator multiplies this type on this processor."""
+    return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack(b: Tensor, *, backend: Backend | None = None, rows: int = 0) -> PackedMatrix:
@@ -341,6 +357,7 @@ def _onednn(
     out: Tensor,
     accumulate: bool,
 ) -> Tensor:
+    _check_onednn(a.dtype)
     weight = b.weight(a.shape[0]) if isinstance(b, PackedMatrix) else b.t()
     if bias is not None:
         bias = bias.to(a.dtype)
@@ -353,6 +370,14 @@ def _onednn(
     if accumulate:
         return _activate(out.add_(product), activation)
     return out.copy_(product)
+
+
+def _check_onednn(dtype: torch.dtype) -> None:
+    if not onednn_takes(dtype):
+        raise TypeError(
+            "onednn multiplies bfloat16 only on processors with AVX-512: use backend native or "
+            "aten, or float32 operands"
+        )
 
 
 def _aten(

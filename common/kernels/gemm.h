@@ -41,6 +41,8 @@ struct bf16 {
 constexpr int kernel_rows = simd::width == 16 ? 14 : simd::width == 1 ? 4 : 6;
 constexpr int panel_vectors = simd::width == 1 ? 4 : 2;
 constexpr int panel_columns = panel_vectors * simd::width;
+/* Steps of the inner loop at once: a block of 12 sums has few instructions to hide the counting. */
+constexpr int unrolled = simd::width == 8 ? 4 : 1;
 
 /* Steps of one pass: the sums are written and read again once per pass, which costs more than a
    panel (1024 x 32 x 4 B) and the rows of a block not fitting the nearest cache together. */
@@ -48,10 +50,10 @@ constexpr int64_t depth = 1024;
 /* Floats of packed A at a time: most of a second-level cache. */
 constexpr int64_t packed_rows = 12 * kernel_rows * depth;
 /* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
-/* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
 constexpr int64_t ahead = 96;
 /* Panels of an unpacked B that are packed before more rows than are packed at a time use them. */
 constexpr int64_t group_panels = 16;
+constexpr int64_t page = 4096; /* bytes */
 
 /* A matrix of any strides, in elements: (row, column). */
 template <class E> struct Strided {
@@ -370,7 +372,13 @@ template <class Out> struct Target {
 template <class F, class = void> struct is_large : std::false_type {};
 template <class F> struct is_large<F, std::enable_if_t<F::is_large>> : std::true_type {};
 
-SIMD_INLINE void store_first(float *p, vec v, int lanes) { simd::store_first(p, v, lanes); }
+SIMD_INLINE void store_first(float *p, vec v, int lanes) {
+  /* A whole vector is known to be one when this is compiled. */
+  if (lanes == simd::width)
+    simd::store(p, v);
+  else
+    simd::store_first(p, v, lanes);
+}
 SIMD_INLINE void store_first(bf16 *p, vec v, int lanes) {
   const half_vec h = narrow(v);
   if (lanes == simd::width)
@@ -405,7 +413,8 @@ __attribute__((noinline)) void finish_slowly(const vec *sums, int rows, int vect
 }
 
 template <int rows, int vectors, class Out, class F>
-SIMD_INLINE void finish(vec (&sums)[rows][vectors], const Target<Out> &t, const F &f) {
+SIMD_INLINE void finish(vec (&sums)[rows][vectors], const Target<Out> &target, const F &f) {
+  const Target<Out> t = target; /* in registers: a store to c might change what a reference holds */
   const bool is_whole = t.columns >= vectors * simd::width;
   if (!is_whole || t.adds_out || (t.is_complete && is_large<F>::value)) {
     vec tile[rows * vectors];
@@ -443,6 +452,7 @@ SIMD_INLINE void finish(vec (&sums)[rows][vectors], const Target<Out> &t, const 
 template <int rows, int vectors, bool keeps = false, class Right>
 SIMD_INLINE void multiply(int64_t steps, const float *a, Right b, float *keep,
                           vec (&sums)[rows][vectors]) {
+#pragma GCC unroll unrolled
   for (int64_t s = 0; s < steps; s++, a += rows) {
     vec right[vectors];
 #pragma GCC unroll 16
@@ -619,6 +629,50 @@ void run(Strided<E> a, const float *panels_of_b, Out *c, int64_t ldc, int64_t m,
     run_stripe(x, panels_of_b, row, std::min(m, row + x.stripe()));
 }
 
+/* One row of a and row-major b: rows of b as the long runs of memory they are, `runs` of them at a
+   time, with the sums of a stretch of columns in the nearest cache. A strip of b as narrow as the
+   registers would jump a row further at every step. */
+template <class E, class Out, class F>
+void run_single(const Product<E, Out, F> &x, Strided<E> b) {
+  using L = Lane<E>;
+  constexpr int64_t stretch = 4096, runs = 6;
+  float *const sums = x.workspace + workspace_size();
+  const int64_t all = steps_of<E>(x.k), stop = std::min(x.n, x.last * panel_columns);
+  for (int64_t left = x.first * panel_columns; left < stop; left += stretch) {
+    const int64_t columns = std::min(stretch, stop - left);
+    for (int64_t step = 0; step < all || step == 0; step += depth) {
+      const int64_t end = std::min(all, step + depth);
+      const Target<Out> t = x.target(0, 0, left / panel_columns, 1, step, end);
+      pack_a<E>(x.a.from(0, step * L::terms), 1, x.terms(step, end), x.workspace);
+      const auto add_runs = [&](int64_t s, auto n) {
+        const float *a = x.workspace + (s - step);
+        const auto vector = [&](int64_t j, int lanes) {
+          vec sum = s == step ? vec{} : simd::load(sums + j);
+          for (int64_t i = 0; i < n; i++) {
+            const E *at = b.at((s + i) * L::terms, left + j);
+            const vec right = lanes == simd::width ? L::along_columns(at, b.row)
+                                                   : L::first_columns(at, b.row, lanes);
+            sum = L::multiply_add(sum, L::broadcast(a + i), right);
+          }
+          if (s + runs < end) return simd::store(sums + j, sum);
+          if (t.adds_partial) sum = load_first(t.partial + j, lanes) + sum;
+          if (t.adds_out) sum = load_first(t.out + j, lanes) + sum;
+          if (t.is_complete)
+            store_first(t.out + j, x.f(sum, 0, left + j, lanes), lanes);
+          else
+            store_first(t.partial + j, sum, lanes);
+        };
+        int64_t j = 0;
+        for (; j + simd::width <= columns; j += simd::width) vector(j, simd::width);
+        if (j < columns) vector(j, static_cast<int>(columns - j));
+      };
+      int64_t s = step;
+      for (; s + runs <= end; s += runs) add_runs(s, std::integral_constant<int64_t, runs>());
+      if (s < end || all == 0) add_runs(s, end - s);
+    }
+  }
+}
+
 template <class E, class Out, class F>
 void run_unpacked_stripe(const Product<E, Out, F> &x, Strided<E> b, int64_t start, int64_t stop) {
   using L = Lane<E>;
@@ -631,7 +685,7 @@ void run_unpacked_stripe(const Product<E, Out, F> &x, Strided<E> b, int64_t star
   const int64_t whole = is_rows ? std::min(x.last, x.n / panel_columns) : x.first;
   /* A row further on is worth asking for while several fit into a page; beyond that one block of
      few rows asks for the next panels, which lie in the same rows. */
-  const bool is_dense = b.row * int64_t(sizeof(E)) <= 4096;
+  const bool is_dense = b.row * int64_t(sizeof(E)) <= page;
   const int64_t distance = is_dense     ? 8 * L::terms * b.row
                            : !is_single ? 24 * L::terms * b.row
                                         : FromRows<E>::at_once(x.m) * panel_columns;
@@ -687,6 +741,10 @@ void run_unpacked(Strided<E> a, Strided<E> b, Out *c, int64_t ldc, int64_t m, in
                   int64_t first, int64_t last, bool adds, const F &f, float *workspace,
                   float *partial = nullptr) {
   const Product<E, Out, F> x{a, c, ldc, m, n, k, first, last, adds, f, workspace, partial};
+  /* Wider registers hold long runs themselves; rows that share a page are read well in any order. */
+  if (simd::width < 16 && m == 1 && b.column == 1 && k % Lane<E>::terms == 0 &&
+      b.row * int64_t(sizeof(E)) > page)
+    return run_single(x, b);
   for (int64_t row = 0; row < m; row += x.stripe())
     run_unpacked_stripe(x, b, row, std::min(m, row + x.stripe()));
 }

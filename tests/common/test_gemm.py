@@ -12,7 +12,16 @@ from torch import Tensor
 
 from common import gemm as module
 from common import native
-from common.gemm import ACTIVATIONS, BACKENDS, Activation, Backend, PackedMatrix, gemm, pack
+from common.gemm import (
+    ACTIVATIONS,
+    BACKENDS,
+    Activation,
+    Backend,
+    PackedMatrix,
+    gemm,
+    onednn_takes,
+    pack,
+)
 
 FLAGS = {
     "native": (),
@@ -152,6 +161,10 @@ def test_every_layout_of_both_operands(
         (180, 2100, 33),
         (30, 20, 600),
         (700, 7, 520),
+        # One row, columns beyond a page: read row after row, in stretches.
+        (1, 3, 2061),
+        (1, 1100, 2100),
+        (1, 2055, 4109),
     ],
 )
 def test_sizes_beyond_one_pass(
@@ -187,7 +200,9 @@ def test_bias_activation_and_accumulate(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("m", "k", "n"), [(3, 40, 200), (200, 40, 30), (5, 600, 33), (1, 9, 7)])
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(3, 40, 200), (200, 40, 30), (5, 600, 33), (1, 9, 7), (1, 41, 4500)]
+)
 def test_bits_do_not_depend_on_the_number_of_threads(
     dtype: torch.dtype, m: int, k: int, n: int, rng: np.random.Generator
 ) -> None:
@@ -220,12 +235,26 @@ def test_result_stays_inside_its_rows(build: str, rng: np.random.Generator) -> N
         assert (frame == 7.0).all()
 
 
+def multiplies_bf16(backend: Backend) -> bool:
+    return backend != "numpy" and (backend != "onednn" or onednn_takes(torch.bfloat16))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_back_ends_without_bf16_say_so(backend: Backend) -> None:
+    a = torch.ones(3, 3, dtype=torch.bfloat16)
+    if multiplies_bf16(backend):
+        assert torch.equal(gemm(a, a.clone(), backend=backend), 3 * a)
+        return
+    with pytest.raises(TypeError, match=f"{backend}.*bfloat16.*use backend"):
+        gemm(a, a.clone(), backend=backend)
+
+
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_back_ends_agree(
     backend: Backend, activation: Activation | None, rng: np.random.Generator
 ) -> None:
-    for dtype in DTYPES[: 1 if backend == "numpy" else 2]:
+    for dtype in DTYPES[: 2 if multiplies_bf16(backend) else 1]:
         for m, accumulates in itertools.product((0, 1, 16), (False, True)):
             a, b = random(rng, m, 40, dtype=dtype), random(rng, 40, 24, dtype=dtype)
             bias, old = random(rng, 24, dtype=dtype), random(rng, m, 24, dtype=dtype)
