@@ -131,6 +131,29 @@ def test_usual_ranks_and_widths_equal_float64(rank, q, mode):
     assert all(error(a.grad, b.grad) <= UPDATE for a, b in zip(ours, exact, strict=True))
 
 
+def test_digits_and_positions_beyond_64_bits_equal_float64():
+    # Three digits of 16 bits and positions of 17: keys of the plan are wider than 64 bits.
+    p = (60_000, 60_001, 60_003)
+    shape = TTShape(60_000 * 60_001 * 60_003, 2, p, (1, 2, 1), (1, 2))
+    cores = random_cores(shape, 0)
+    generator = torch.Generator().manual_seed(1)
+    index = torch.randint(0, shape.rows, (70_000,), generator=generator)
+    # Neighbours differ in one digit alone, or in none.
+    index[1::5] = index[::5]
+    index[2::5] = (index[::5] + 1).clamp(max=shape.rows - 1)
+    index[3::5] = (index[::5] + p[2]).clamp(max=shape.rows - 1)
+    index[4::5] = (index[::5] + p[1] * p[2]).clamp(max=shape.rows - 1)
+    d_out = torch.randn(len(index), 2, generator=generator)
+    ours = [c.clone().requires_grad_() for c in cores]
+    exact = [c.double().requires_grad_() for c in cores]
+    out = tt_embedding_bag(index.view(-1, 1), ours, n_rows=shape.rows)
+    wanted = reference.bag(exact, index, torch.arange(len(index) + 1), "sum")
+    out.backward(d_out)
+    wanted.backward(d_out.double())
+    assert error(out.detach(), wanted.detach()) <= FORWARD
+    assert all(error(a.grad, b.grad) <= UPDATE for a, b in zip(ours, exact, strict=True))
+
+
 @pytest.mark.parametrize("mode", ["sum", "mean"])
 @pytest.mark.parametrize("has_last", [False, True])
 def test_drop_in_for_nn_embedding_bag(mode, has_last):

@@ -45,25 +45,28 @@ struct Plan : Positions {
 /* What to share within a batch; all of it but in experiments. */
 enum Sharing : int64_t { share_rows = 1, share_pairs = 2 };
 
-/* Digits of n indices by multiplication with reciprocals, exact below 2^52: the quotient is off by one at most. */
+/* Digits of n <= chunk indices. In double, which is exact below 2^52 and has no division: the quotient rounded to
+   nearest is right or one too large. Adding 2^52 moves a whole number into the low bits of a double, which, unlike a
+   conversion, every processor does to whole vectors. */
+constexpr int64_t chunk = 512;
+struct Digits {
+    uint32_t i1[chunk], i2[chunk], i3[chunk];
+};
+inline double whole(uint64_t bits) { return __builtin_bit_cast(double, bits | 0x4330000000000000) - 0x1p52; }
+inline uint32_t low_bits(double x) { return static_cast<uint32_t>(__builtin_bit_cast(uint64_t, x + 0x1p52)); }
+inline double quotient(double x, double y, double by) {
+    const double q = (x * by + 0x1p52) - 0x1p52;
+    return q * y > x ? q - 1.0 : q;
+}
 template <class Index>
-void split_digits(const Index *__restrict indices, int64_t n, int64_t p2, int64_t p3, uint32_t *__restrict outer,
-                  uint16_t *__restrict middle) {
-    const double by3 = 1.0 / static_cast<double>(p3), by2 = 1.0 / static_cast<double>(p2);
+void split_digits(const Index *__restrict indices, int64_t n, int64_t p2, int64_t p3, Digits &digits) {
+    const double d2 = static_cast<double>(p2), d3 = static_cast<double>(p3), by2 = 1.0 / d2, by3 = 1.0 / d3;
     for (int64_t k = 0; k < n; ++k) {
-        const int64_t i = indices[k];
-        int64_t t = static_cast<int64_t>(static_cast<double>(i) * by3);
-        int64_t i3 = i - t * p3;
-        const int64_t under3 = i3 < 0, over3 = i3 >= p3;
-        t += over3 - under3;
-        i3 += (under3 - over3) * p3;
-        int64_t i1 = static_cast<int64_t>(static_cast<double>(t) * by2);
-        int64_t i2 = t - i1 * p2;
-        const int64_t under2 = i2 < 0, over2 = i2 >= p2;
-        i1 += over2 - under2;
-        i2 += (under2 - over2) * p2;
-        outer[k] = static_cast<uint32_t>(i1 << 16 | i3);
-        middle[k] = static_cast<uint16_t>(i2);
+        const double i = whole(static_cast<uint64_t>(indices[k]));
+        const double t = quotient(i, d3, by3), i1 = quotient(t, d2, by2);
+        digits.i3[k] = low_bits(i - t * d3);
+        digits.i2[k] = low_bits(t - i1 * d2);
+        digits.i1[k] = low_bits(i1);
     }
 }
 
@@ -80,66 +83,87 @@ inline int32_t starts(int32_t *count, int64_t p, uint16_t *touched) {
     return found;
 }
 
+/* A position and what it is sorted by, in one number: from the lowest bit up k, i3, i1, i2. Carrying the digits along
+   spares each pass a look at random places. */
+struct Fields {
+    int i3, i1, i2, end;  // first bit of each, k begins at 0
+
+    Fields(int64_t n, const int64_t *p)
+        : i3(width(n)), i1(i3 + width(p[2])), i2(i1 + width(p[0])), end(i2 + width(p[1])) {}
+    /* Bits of the numbers 0 .. n - 1. */
+    static int width(int64_t n) { return n > 1 ? 64 - __builtin_clzll(static_cast<uint64_t>(n - 1)) : 0; }
+};
+
+/* Words of memory for the keys of n positions, twice. */
+inline int64_t key_words(int64_t n, const int64_t *p) { return 2 * n * (Fields(n, p).end <= 64 ? 2 : 4); }
+inline int64_t plan_scratch(int64_t n, const int64_t *p) { return key_words(n, p) + p[0] + p[1] + p[2]; }
+
+/* One stable pass: keys in order of the field from bit `first` to `end`, to start[field] and on. */
+template <class Key>
+void distribute(const Key *__restrict in, int64_t n, int first, int end, int32_t *__restrict start, Key *__restrict out) {
+    const uint32_t mask = (uint32_t{1} << (end - first)) - 1;
+    for (int64_t o = 0; o < n; ++o) out[start[static_cast<uint32_t>(in[o] >> first) & mask]++] = in[o];
+}
+
 /* Fills the plan; owner is set already. padding < 0 means none. work: plan_scratch() words. */
-template <class Index>
-void make_plan(const Plan &plan, const Index *indices, int64_t n, int64_t padding, const int64_t *p, int64_t sharing,
+template <class Key, class Index>
+void fill_plan(const Plan &plan, const Index *indices, int64_t n, int64_t padding, const int64_t *p, int64_t sharing,
                int32_t *work) {
     const int64_t p1 = p[0], p2 = p[1], p3 = p[2];
-    int32_t *count1 = work, *count2 = count1 + p1, *count3 = count2 + p2, *other = count3 + p3;
-    uint32_t *outer = reinterpret_cast<uint32_t *>(other + n);
-    uint16_t *middle = reinterpret_cast<uint16_t *>(outer + n);
-    std::memset(work, 0, static_cast<size_t>(p1 + p2 + p3) * sizeof(int32_t));
-    split_digits(indices, n, p2, p3, outer, middle);
-    int64_t valid = n;
-    if (padding < 0) {
-        for (int64_t k = 0; k < n; ++k) {
-            ++count1[outer[k] >> 16];
-            ++count2[middle[k]];
-            ++count3[outer[k] & 0xffff];
-        }
-    } else {
-        valid = 0;
-        for (int64_t k = 0; k < n; ++k) {
-            plan.inverse[k] = -1;
-            if (indices[k] == padding) continue;
-            ++valid;
-            ++count1[outer[k] >> 16];
-            ++count2[middle[k]];
-            ++count3[outer[k] & 0xffff];
+    const Fields at(n, p);
+    Key *keys = reinterpret_cast<Key *>(work), *other = keys + n;
+    int32_t *count1 = work + key_words(n, p), *count2 = count1 + p1, *count3 = count2 + p2;
+    std::memset(count1, 0, static_cast<size_t>(p1 + p2 + p3) * sizeof(int32_t));
+    int64_t valid = 0;
+    Digits digits;
+    for (int64_t first = 0; first < n; first += chunk) {
+        const int64_t length = std::min(chunk, n - first);
+        split_digits(indices + first, length, p2, p3, digits);
+        for (int64_t j = 0; j < length; ++j) {
+            const int64_t k = first + j;
+            if (padding >= 0 && indices[k] == padding) {
+                plan.inverse[k] = -1;
+                continue;
+            }
+            const uint32_t i1 = digits.i1[j], i2 = digits.i2[j], i3 = digits.i3[j];
+            ++count1[i1];
+            ++count2[i2];
+            ++count3[i3];
+            keys[valid++] = static_cast<Key>(i2) << at.i2 | static_cast<Key>(i1) << at.i1 |
+                            static_cast<Key>(i3) << at.i3 | static_cast<Key>(k);
         }
     }
     *plan.positions = static_cast<int32_t>(valid);
     *plan.count3 = starts(count3, p3, plan.touched3);
     *plan.count1 = starts(count1, p1, plan.touched1);
     const int32_t groups = starts(count2, p2, plan.group_i2);
-    for (int64_t k = 0; k < n; ++k)
-        if (padding < 0 || indices[k] != padding)
-            plan.order[count3[outer[k] & 0xffff]++] = static_cast<int32_t>(k);
-    for (int64_t o = 0; o < valid; ++o) {
-        const int32_t k = plan.order[o];
-        other[count1[outer[k] >> 16]++] = k;
-    }
-    for (int64_t o = 0; o < valid; ++o) {
-        const int32_t k = other[o];
-        plan.order[count2[middle[k]]++] = k;
-    }
+    distribute(keys, valid, at.i3, at.i1, count3, other);
+    distribute(other, valid, at.i1, at.i2, count1, keys);
+    distribute(keys, valid, at.i2, at.end, count2, other);
     const bool dedup = sharing & share_rows, reuse = sharing & share_pairs;
+    const Key mask_k = (Key{1} << at.i3) - 1;
+    const uint32_t mask3 = (uint32_t{1} << (at.i1 - at.i3)) - 1, mask1 = (uint32_t{1} << (at.i2 - at.i1)) - 1;
     int32_t u = 0, v = 0, o = 0;
     uint32_t digest = 0;
     for (int32_t g = 0; g < groups; ++g) {
-        const int32_t end = count2[plan.group_i2[g]];  // the third pass left it at the end of the bucket
+        const int32_t end = count2[plan.group_i2[g]];  // the last pass left it at the end of the bucket
         plan.group_start[g] = v;
         digest = digest * 31 + plan.group_i2[g];
-        uint32_t last = ~outer[plan.order[o]];  // differs in both digits
+        Key last = ~other[o];  // differs in every digit
         for (; o < end; ++o) {
-            const int32_t k = plan.order[o];
-            const uint32_t here = outer[k];
-            const int32_t is_row = !dedup | (here != last), is_pair = (!reuse && is_row) | (here >> 16 != last >> 16);
+            const Key here = other[o], changed = here ^ last;
+            const int32_t k = static_cast<int32_t>(here & mask_k);
+            const int32_t is_row = !dedup | (changed >> at.i3 != 0),
+                          is_pair = (!reuse && is_row) | (changed >> at.i1 != 0);
+            const uint32_t i3 = static_cast<uint32_t>(here >> at.i3) & mask3,
+                           i1 = static_cast<uint32_t>(here >> at.i1) & mask1;
+            plan.order[o] = k;
             plan.row_start[u] = o;
-            plan.row_i3[u] = static_cast<uint16_t>(here);
+            plan.row_i3[u] = static_cast<uint16_t>(i3);
             plan.pair_start[v] = u;
-            plan.pair_i1[v] = static_cast<uint16_t>(here >> 16);
-            digest = (digest ^ here) * 0x01000193u + static_cast<uint32_t>(k);
+            plan.pair_i1[v] = static_cast<uint16_t>(i1);
+            // Times the place, so that order counts and no term waits for the one before.
+            digest += (static_cast<uint32_t>(k) ^ (i1 << 16 | i3) * 0x9e3779b1u) * (2 * static_cast<uint32_t>(o) + 1);
             u += is_row;
             v += is_pair;
             plan.inverse[k] = u - 1;
@@ -165,7 +189,14 @@ void make_plan(const Plan &plan, const Index *indices, int64_t n, int64_t paddin
     *plan.groups = groups;
 }
 
-inline int64_t plan_scratch(int64_t n, const int64_t *p) { return p[0] + p[1] + p[2] + 2 * n + (n + 1) / 2; }
+template <class Index>
+void make_plan(const Plan &plan, const Index *indices, int64_t n, int64_t padding, const int64_t *p, int64_t sharing,
+               int32_t *work) {
+    if (Fields(n, p).end <= 64)
+        fill_plan<uint64_t>(plan, indices, n, padding, p, sharing, work);
+    else  // a table of 2^40 rows, looked up 2^24 times
+        fill_plan<unsigned __int128>(plan, indices, n, padding, p, sharing, work);
+}
 
 } // namespace tt
 

@@ -24,10 +24,12 @@ using namespace tt;
 
 namespace {
 
-/* Floats of P12 and its gradient that a chunk may take, so that they stay in L1 beside a slice of G2. */
+/* Floats of P12 that a chunk may take, so that it and its gradient stay in the second-level cache beside the slices of
+   G2; but enough pairs that reading a large slice from there pays. */
 #ifndef TT_CHUNK_FLOATS
-#define TT_CHUNK_FLOATS 6144
+#define TT_CHUNK_FLOATS 12288
 #endif
+constexpr int64_t least_pairs = 24;
 /* Fewer rows of S than this, and dP12 . G2^T is cheaper by dot products than by transposing G2. */
 #ifndef TT_DOT_ROWS
 #define TT_DOT_ROWS 5
@@ -35,7 +37,7 @@ namespace {
 /* Pairs a buffer of dG1 and dG3 should serve at least, and the most buffers there are. */
 constexpr int64_t pairs_per_buffer = 2048, most_buffers = 8;
 
-int64_t chunk_pairs(const Shape &s) { return std::max<int64_t>(TT_CHUNK_FLOATS / s.block(), 4); }
+int64_t chunk_pairs(const Shape &s) { return std::max<int64_t>(TT_CHUNK_FLOATS / s.block(), least_pairs); }
 
 int64_t buffers_of(int64_t pairs) {
     return std::min(std::max<int64_t>(pairs / pairs_per_buffer, 1), most_buffers);
