@@ -171,9 +171,7 @@ def _bias(back: _Backward, op: Op, gradient: str) -> None:
     x, bias = op.inputs
     own = back.like(f"d_{bias}", bias)
     kept = frozenset(back.graph.tensor(bias).dims)
-    back.op(
-        "bias_gradient", f"{op.name} gradient", (gradient,), (own,), op.space, op.space - kept
-    )
+    back.op("bias_gradient", f"{op.name} gradient", (gradient,), (own,), op.space, op.space - kept)
     back.arrive(bias, own)
     back.arrive(x, gradient)
 
@@ -201,9 +199,8 @@ def _layernorm(back: _Backward, op: Op, gradient: str) -> None:
     _, mean, rstd = op.outputs
     own = (back.like(f"d_{gamma}", gamma), back.like(f"d_{beta}", beta))
     rows = op.space - op.reduced
-    back.op(
-        "layernorm_parameters", f"{op.name} dW", (gradient, x, mean, rstd), own, op.space, rows
-    )
+    saved = (gradient, x, mean, rstd)
+    back.op("layernorm_parameters", f"{op.name} dW", saved, own, op.space, rows)
     back.arrive(gamma, own[0])
     back.arrive(beta, own[1])
     d_x = back.like(back.name(op, x), x)

@@ -150,9 +150,7 @@ def _bias_dropout_residual(
     line.op("bias", f"{site} bias", f"{x}[bji], b_{x}[i] -> {x}_biased[bji]")
     last = f"{x}_biased"
     if has_dropout:
-        line.op(
-            "dropout", f"{site} dropout", f"{last}[bji] -> {x}_kept[bji], mask_{number}[bji]"
-        )
+        line.op("dropout", f"{site} dropout", f"{last}[bji] -> {x}_kept[bji], mask_{number}[bji]")
         last = f"{x}_kept"
     total = f"sum{number}"
     line.op("residual", f"residual {number}", f"{last}[bji], {residual}[bji] -> {total}[bji]")

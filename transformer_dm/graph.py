@@ -90,6 +90,7 @@ class DataflowGraph:
         self._producer: dict[str, str] = {}
         self._consumers: dict[str, list[str]] = {}
         self._graph: Any = nx.MultiDiGraph()
+        self._sorted: list[Op] = []
         for letter, size in sizes.items():
             self.bind(letter, size)
 
@@ -244,9 +245,11 @@ class DataflowGraph:
 
     def ops(self, stage: Stage | None = None) -> list[Op]:
         """Operators in topological order, those added first in front where the order is free."""
-        place = {name: number for number, name in enumerate(self._ops)}
-        order = nx.lexicographical_topological_sort(self._graph, key=place.__getitem__)
-        return [op for op in map(self.op, order) if stage is None or op.stage == stage]
+        if len(self._sorted) != len(self._ops):
+            place = {name: number for number, name in enumerate(self._ops)}
+            order = nx.lexicographical_topological_sort(self._graph, key=place.__getitem__)
+            self._sorted = [self._ops[name] for name in order]
+        return [op for op in self._sorted if stage is None or op.stage == stage]
 
     def tensors(self) -> list[Tensor]:
         """All tensors as they were declared."""
@@ -318,12 +321,16 @@ class DataflowGraph:
         return copy
 
     def dependencies(self) -> Any:
-        """Which operator must run before which, across the seams too, as networkx.DiGraph."""
+        """Which operator must run before which, as networkx.DiGraph.
+
+        A seam stands for what runs outside between the two: a node named by the gradient.
+        """
         graph = nx.DiGraph(self._graph)
         for gradient, output in self.seams.items():
             made_by = self.producer(output)
             if made_by is not None:
-                graph.add_edges_from((made_by.name, c.name) for c in self.consumers(gradient))
+                graph.add_edge(made_by.name, gradient)
+                graph.add_edges_from((gradient, c.name) for c in self.consumers(gradient))
         return graph
 
     def to_dot(self) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-from transformer_dm.graph import Class, DataflowGraph, Op, Stage, Tensor
+from transformer_dm.graph import Class, DataflowGraph, Op, Tensor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,8 @@ __all__ = [
     "Convention",
     "Row",
     "Traffic",
+    "class_of",
+    "class_totals",
     "convention",
     "flop",
     "intensity",
@@ -99,9 +101,7 @@ class Traffic:
     writes: tuple[str, ...]
 
 
-def traffic(
-    graph: DataflowGraph, ops: Iterable[str], recomputed: Iterable[str] = ()
-) -> Traffic:
+def traffic(graph: DataflowGraph, ops: Iterable[str], recomputed: Iterable[str] = ()) -> Traffic:
     """What operators move when they run as one kernel.
 
     A tensor made inside is written only if the graph wants it or an operator outside reads it.
@@ -245,8 +245,3 @@ def class_totals(found: pd.DataFrame) -> Mapping[Class, int]:
     for name, work in zip(found["class"], found["flop"], strict=True):
         totals[name] += int(work)
     return totals
-
-
-def stage_of(graph: DataflowGraph, ops: Iterable[str]) -> Stage:
-    """The stage the operators belong to."""
-    return graph.op(next(iter(ops))).stage
