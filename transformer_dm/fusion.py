@@ -185,6 +185,7 @@ def plan_from_groups(
 ) -> FusionPlan:
     """The plan with exactly these kernels; operators that are in none get one of their own.
 
+    Of the rules those on what is stored hold: recompute_bias (not unless told), mask_bits, flash.
     Raises FusionError for an operator that stands in two groups or does not exist, for a group
     that a path leaves and re-enters, and for groups that wait for each other.
     """
@@ -202,8 +203,11 @@ def plan_from_groups(
     kernels = _Kernels(graph)
     for name in known:
         kernels.leader[name] = leader.get(name, name)
+    own = rules or Rules(recompute_bias=False)
+    if own.flash:
+        _join_attention(kernels)
     kernels.require_convex()
-    return _finish(kernels, rules or Rules(recompute_bias=False))
+    return _finish(kernels, own)
 
 
 def plan(graph: DataflowGraph, rules: Rules = PAPER) -> FusionPlan:
@@ -421,10 +425,11 @@ def _join_attention(kernels: _Kernels) -> None:
             for op in graph.ops()
             if op.stage == stage and scores & {*graph.reads(op), *graph.writes(op)}
         ]
-        for name in touching[1:]:
-            kernels.join(touching[0], name)
-        if touching:
-            kernels.attention[touching[0]] = stage
+        heads = list(dict.fromkeys(kernels.leader[name] for name in touching))
+        for head in heads[1:]:
+            kernels.join(heads[0], head)
+        if heads:
+            kernels.attention[heads[0]] = stage
     kernels.require_convex()
 
 
