@@ -17,7 +17,7 @@ runs in parallel, the other's sums cross its threads. With a private partial sum
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -200,9 +200,7 @@ def plan_from_groups(
     for name in leader:
         if name not in known:
             raise FusionError(f"there is no operator '{name}'")
-    kernels = _Kernels(graph)
-    for name in known:
-        kernels.leader[name] = leader.get(name, name)
+    kernels = _Kernels(graph, leader)
     own = rules or Rules(recompute_bias=False)
     if own.flash:
         _join_attention(kernels)
@@ -224,31 +222,49 @@ def plan(graph: DataflowGraph, rules: Rules = PAPER) -> FusionPlan:
 
 
 class _Kernels:
-    """A partition of a graph's operators under construction, and which parts may be joined."""
+    """A partition of a graph's operators under construction, and which parts may be joined.
 
-    def __init__(self, graph: DataflowGraph) -> None:
+    A kernel is called by its head, one of its operators.
+    """
+
+    def __init__(self, graph: DataflowGraph, leader: Mapping[str, str] | None = None) -> None:
         self.graph = graph
         self.order = {op.name: number for number, op in enumerate(graph.ops())}
         self.before = graph.dependencies()
-        self.leader = {name: name for name in self.order}
-        #: Kernels over scores: heads of the two directions of a fused attention.
+        self.leader = {name: (leader or {}).get(name, name) for name in self.order}
+        self._members: dict[str, list[str]] = {}
+        for name in self.order:
+            self._members.setdefault(self.leader[name], []).append(name)
+        #: Head of a fused attention -> its direction.
         self.attention: dict[str, str] = {}
+        self._traffic: dict[tuple[str, ...], Traffic] = {}
+        self._after: dict[str, set[str]] = {}
 
     def members(self, head: str) -> list[str]:
-        return [name for name in self.order if self.leader[name] == head]
+        """Its operators in topological order."""
+        return self._members[head]
 
     def heads(self) -> list[str]:
+        """All kernels, by their first operators."""
         return list(dict.fromkeys(self.leader[name] for name in self.order))
 
     def ops(self, head: str) -> list[Op]:
-        return [self.graph.op(name) for name in self.members(head)]
+        return [self.graph.op(name) for name in self._members[head]]
+
+    def place(self, head: str) -> int:
+        """Where its first operator stands; what runs outside the graph, at a seam, is no kernel."""
+        return self.order[self._members[head][0]] if head in self._members else len(self.order)
 
     def is_plain(self, head: str) -> bool:
         """Holds no contraction."""
         return all(op.einsum is None for op in self.ops(head))
 
     def traffic(self, *heads: str) -> Traffic:
-        return traffic(self.graph, itertools.chain.from_iterable(map(self.members, heads)))
+        """What these kernels move when they run as one."""
+        members = tuple(itertools.chain.from_iterable(self._members[head] for head in heads))
+        if members not in self._traffic:
+            self._traffic[members] = traffic(self.graph, members)
+        return self._traffic[members]
 
     def moved(self, *heads: str) -> float:
         found = self.traffic(*heads)
@@ -259,29 +275,23 @@ class _Kernels:
         """Words that joining two kernels saves."""
         return self.moved(one) + self.moved(other) - self.moved(one, other)
 
-    def touching(self) -> Iterator[tuple[str, str]]:
+    def touching(self) -> list[tuple[str, str]]:
         """Pairs of kernels joined by an edge or reading the same tensor, in topological order."""
-        pairs: set[tuple[str, str]] = set()
+        pairs: set[tuple[int, int, str, str]] = set()
         for tensor in self.graph.tensors():
             source = self.graph.producer(tensor.name)
             near = [op.name for op in self.graph.consumers(tensor.name)]
             near += [source.name] if source is not None else []
-            heads = {self.leader[name] for name in near}
-            pairs |= {
-                (one, other)
-                for one, other in itertools.permutations(heads, 2)
-                if self.place(one) < self.place(other)
-            }
-        yield from sorted(pairs, key=lambda pair: (self.place(pair[0]), self.place(pair[1])))
-
-    def place(self, head: str) -> int:
-        return min((self.order[name] for name in self.members(head)), default=len(self.order))
+            heads = sorted({self.leader[name] for name in near}, key=self.place)
+            for one, other in itertools.combinations(heads, 2):
+                pairs.add((self.place(one), self.place(other), one, other))
+        return [(one, other) for _, _, one, other in sorted(pairs)]
 
     def quotient(self) -> Any:
+        """Which kernel must run before which."""
         graph = nx.DiGraph()
         graph.add_nodes_from(self.heads())
         for source, target in self.before.edges:
-            # What runs outside the graph, at a seam, leads itself.
             ends = self.leader.get(source, source), self.leader.get(target, target)
             if ends[0] != ends[1]:
                 graph.add_edge(*ends)
@@ -289,12 +299,21 @@ class _Kernels:
 
     def is_convex(self, one: str, other: str) -> bool:
         """Whether no path from one kernel to the other passes through a third."""
-        graph = self.quotient()
+        if not self._after:
+            graph = self.quotient()
+            self._after = {node: nx.descendants(graph, node) for node in graph}
         for source, target in ((one, other), (other, one)):
-            for step in graph.successors(source):
-                if step != target and nx.has_path(graph, step, target):
-                    return False
+            between = self._after[source] - {target}
+            if any(target in self._after[node] for node in between):
+                return False
         return True
+
+    def join(self, one: str, other: str) -> None:
+        """Make one kernel of two, called by the first."""
+        merged = [*self._members[one], *self._members.pop(other)]
+        self._members[one] = sorted(merged, key=self.order.__getitem__)
+        self.leader.update(dict.fromkeys(merged, one))
+        self._after = {}
 
     def require_convex(self) -> None:
         for head in self.heads():
@@ -315,10 +334,6 @@ class _Kernels:
             around = [source for source, _ in nx.find_cycle(cycles)]
             names = "; ".join(" + ".join(self.members(head)) for head in around)
             raise FusionError(f"groups wait for each other: {names}")
-
-    def join(self, one: str, other: str) -> None:
-        for name in self.members(other):
-            self.leader[name] = one
 
 
 def _fits(ops: Sequence[Op], graph: DataflowGraph, rules: Rules) -> bool:
@@ -343,10 +358,10 @@ def _join_by_loops(kernels: _Kernels, rules: Rules) -> None:
     while True:
         best: tuple[float, str, str] | None = None
         for one, other in kernels.touching():
-            if not (_may_join(kernels, rules, one, other) and kernels.is_convex(one, other)):
+            if not _may_join(kernels, rules, one, other):
                 continue
             gain = kernels.gain(one, other)
-            if gain > (best[0] if best else 0):
+            if gain > (best[0] if best else 0) and kernels.is_convex(one, other):
                 best = (gain, one, other)
         if best is None:
             return

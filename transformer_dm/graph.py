@@ -91,6 +91,7 @@ class DataflowGraph:
         self._consumers: dict[str, list[str]] = {}
         self._graph: Any = nx.MultiDiGraph()
         self._sorted: list[Op] = []
+        self._touched: dict[str, tuple[list[str], list[str]]] = {}
         for letter, size in sizes.items():
             self.bind(letter, size)
 
@@ -149,7 +150,7 @@ class DataflowGraph:
         self._require_sizes(op.space, f"operator '{op.name}'")
         if op.einsum is not None:
             self._check_einsum(op, op.einsum)
-        reads, writes = self.reads(op), self.writes(op)
+        reads, writes = self.expand(op.inputs), self.expand(op.outputs)
         for name in writes:
             if name in self._producer:
                 raise GraphError(
@@ -165,6 +166,7 @@ class DataflowGraph:
         if set(reads) & set(writes):
             raise GraphError(f"operators form a cycle: {op.name} -> {op.name}")
         self._ops[op.name] = op
+        self._touched[op.name] = reads, writes
         self._graph.add_node(op.name)
         for name in writes:
             self._producer[name] = op.name
@@ -264,12 +266,12 @@ class DataflowGraph:
         return list(found)
 
     def reads(self, op: Op) -> list[str]:
-        """Tensors in memory that it reads, once each."""
-        return self.expand(op.inputs)
+        """Tensors in memory that an operator of the graph reads, once each."""
+        return list(self._touched[op.name][0])
 
     def writes(self, op: Op) -> list[str]:
-        """Tensors in memory that it writes."""
-        return self.expand(op.outputs)
+        """Tensors in memory that an operator of the graph writes."""
+        return list(self._touched[op.name][1])
 
     def producer(self, name: str) -> Op | None:
         """Who writes the tensor; None for an input of the graph."""
