@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -15,8 +16,8 @@ from transformer_dm.volume import convention, rows, traffic
 if TYPE_CHECKING:
     from transformer_dm.graph import DataflowGraph
 
-#: Points of an arc; enough for a smooth curve 150 pixels deep.
-ARC = [(0.0, 0.0), (0.06, 0.55), (0.25, 0.9), (0.5, 1.0), (0.75, 0.9), (0.94, 0.55), (1.0, 0.0)]
+#: Half a circle as seven points (along, out): a curve through them looks round.
+ARC = [((1 - math.cos(math.pi * n / 6)) / 2, math.sin(math.pi * n / 6)) for n in range(7)]
 LINE_PX = 17
 #: Below this, as for an operator that does no arithmetic at all, colours do not differ.
 LEAST = 0.1
@@ -40,7 +41,7 @@ def dataflow(
         }
     ).sort_values("number")
     nodes["colour"] = nodes["value"].clip(lower=LEAST)
-    nodes["text"] = [f"{value:.3g}" for value in nodes["value"]]
+    nodes["text"] = [f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in nodes["value"]]
     place = alt.Y(
         "number:Q",
         title=None,
@@ -58,15 +59,13 @@ def dataflow(
     depth = alt.X("depth:Q", axis=None, scale=alt.Scale(domain=[-0.03, 1.02], nice=False))
     arcs = (
         alt.Chart(alt.InlineData(values=records(_arcs(graph, name, nodes))))
-        .mark_line(interpolate="monotone", stroke="#9aa3ad", opacity=0.6, clip=True)
+        .mark_line(interpolate="cardinal", stroke="#9aa3ad", opacity=0.6, clip=True)
         .encode(
-            x=alt.X("depth:Q", axis=None, scale=depth.scale),
+            x=depth,
             y=place,
             detail="arc:N",
             order="step:Q",
-            strokeWidth=alt.StrokeWidth(
-                "mwords:Q", title="Mword handed on", scale=alt.Scale(range=[0.4, 4])
-            ),
+            size=alt.Size("mwords:Q", legend=None, scale=alt.Scale(range=[0.5, 5], zero=True)),
         )
     )
     whole = alt.Chart(alt.InlineData(values=records(nodes)))
@@ -75,7 +74,7 @@ def dataflow(
     marks = whole.mark_point(size=90, filled=True, opacity=1, stroke="#1c2530").encode(
         x=alt.datum(0, type="quantitative"),
         y=place,
-        shape=alt.Shape("class:N", title=None),
+        shape=alt.Shape("class:N", title=None, legend=alt.Legend(orient="bottom")),
         color=alt.Color(
             "colour:Q",
             title="flop per word",
@@ -84,12 +83,16 @@ def dataflow(
         ),
         tooltip=tips,
     )
-    values = whole.mark_text(align="left", dx=9, fontSize=10, fill="#1c2530").encode(
-        x=alt.datum(0, type="quantitative"), y=place, text="text:N"
-    )
-    chart = alt.layer(arcs, marks, values).properties(height=LINE_PX * len(nodes))
+    # The same text in white below keeps it legible where arcs pass.
+    values = [
+        whole.mark_text(align="left", dx=9, fontSize=10, **look).encode(
+            x=alt.datum(0, type="quantitative"), y=place, text="text:N"
+        )
+        for look in ({"stroke": "white", "strokeWidth": 3}, {"fill": "#1c2530"})
+    ]
+    chart = alt.layer(arcs, marks, *values).properties(height=LINE_PX * len(nodes))
     shown = nodes.drop(columns=["colour", "text"]).rename(columns={"value": "flop per word"})
-    return Chart(title, caption, finish(chart.resolve_scale(x="shared")), shown)
+    return Chart(title, caption, finish(chart), shown)
 
 
 def _arcs(graph: DataflowGraph, name: str, nodes: pd.DataFrame) -> pd.DataFrame:
@@ -105,15 +108,12 @@ def _arcs(graph: DataflowGraph, name: str, nodes: pd.DataFrame) -> pd.DataFrame:
             start = number[source.name]
             reach = (end - start) / len(nodes)
             words = graph.elements(graph.tensor(tensor)) / 1e6
+            arc = len(points) // len(ARC)
             for step, (along, out) in enumerate(ARC):
+                place = round(start + along * (end - start), 3)
+                # Longer arcs reach further out, the longest to the edge.
+                depth = round(out * reach**0.6, 3)
                 points.append(
-                    {
-                        "arc": f"{tensor} to {row.name}",
-                        "step": step,
-                        "number": start + along * (end - start),
-                        # Longer arcs reach further out, the longest to the edge.
-                        "depth": out * reach**0.6,
-                        "mwords": words,
-                    }
+                    {"arc": arc, "step": step, "number": place, "depth": depth, "mwords": words}
                 )
     return pd.DataFrame(points)

@@ -176,11 +176,14 @@ def _having(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _with_line(chart: Chart, claim: Claim) -> Chart:
     """The chart with a dashed line at the paper's value."""
+    once = {"values": [{}]}
     line = {
+        "data": once,
         "mark": {"type": "rule", "strokeDash": [6, 3], "strokeWidth": 1.5, "color": "#1c2530"},
         "encoding": {"x": {"datum": claim.paper}},
     }
     label = {
+        "data": once,
         "mark": {"type": "text", "align": "left", "dx": 4, "baseline": "top", "fontSize": 11},
         "encoding": {
             "x": {"datum": claim.paper},
