@@ -28,6 +28,14 @@ class GraphError(ValueError):
     """A graph that cannot be: the message names operators, tensors and dimensions."""
 
 
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
+def _letters(letters: Iterable[str]) -> frozenset[str]:
+    return frozenset(letters)
+
+
 @attrs.frozen
 class Tensor:
     """An array that operators read and write.
@@ -40,10 +48,10 @@ class Tensor:
     """
 
     name: str
-    dims: tuple[str, ...] = attrs.field(converter=tuple)
+    dims: tuple[str, ...] = attrs.field(converter=_names)
     dtype_words: float = 1.0
     role: Role = "activation"
-    parts: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    parts: tuple[str, ...] = attrs.field(default=(), converter=_names)
 
 
 @attrs.frozen
@@ -58,10 +66,10 @@ class Op:
 
     name: str
     kind: str
-    inputs: tuple[str, ...] = attrs.field(converter=tuple)
-    outputs: tuple[str, ...] = attrs.field(converter=tuple)
-    independent: frozenset[str] = attrs.field(converter=frozenset)
-    reduced: frozenset[str] = attrs.field(converter=frozenset, factory=frozenset)
+    inputs: tuple[str, ...] = attrs.field(converter=_names)
+    outputs: tuple[str, ...] = attrs.field(converter=_names)
+    independent: frozenset[str] = attrs.field(converter=_letters)
+    reduced: frozenset[str] = attrs.field(default=frozenset(), converter=_letters)
     stage: Stage = "fwd"
     flop_per_point: int = 1
     einsum: str | None = None

@@ -116,9 +116,8 @@ def traffic(graph: DataflowGraph, ops: Iterable[str], recomputed: Iterable[str] 
         for name in graph.reads(op):
             if name in made:
                 continue
-            source = graph.producer(name)
-            replaced = name in again and source is not None
-            reads |= dict.fromkeys(graph.reads(source) if replaced and source else [name])
+            source = graph.producer(name) if name in again else None
+            reads |= dict.fromkeys([name] if source is None else graph.reads(source))
         for name in graph.writes(op):
             outside = any(reader.name not in members for reader in graph.consumers(name))
             if name in graph.outputs or (outside and name not in again):
@@ -145,9 +144,8 @@ def rows(graph: DataflowGraph, by: Convention) -> list[Row]:
 
     for op in graph.ops():
         source = graph.producer(op.inputs[0])
-        if by.scale_folded and op.kind in ("scale", "scale_backward"):
-            join(op, source)
-        elif by.softmax_with_dropout and _is_dropped_softmax(op, source):
+        is_folded = by.scale_folded and op.kind in ("scale", "scale_backward")
+        if is_folded or (by.softmax_with_dropout and _is_dropped_softmax(op, source)):
             join(op, source)
     groups: dict[str, list[str]] = {}
     for op in graph.ops():

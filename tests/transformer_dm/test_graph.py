@@ -1,4 +1,4 @@
-"""The graph refuses what cannot be, keeps an order that can run, and survives being written down."""
+"""The graph refuses what cannot be, keeps an order that can run, and comes back from JSON."""
 
 import pytest
 

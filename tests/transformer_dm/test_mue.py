@@ -40,7 +40,7 @@ def test_at_most_100_when_nothing_beats_its_bound(d, share, itemsize, peak, slow
 @pytest.mark.parametrize("name", ["seconds", "peak_bytes_per_s", "itemsize", "d_words"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_what_must_be_positive_is_named(name, value):
-    arguments = dict(q_words=0, d_words=1, seconds=1, itemsize=4, peak_bytes_per_s=1)
+    arguments = {"q_words": 0, "d_words": 1, "seconds": 1, "itemsize": 4, "peak_bytes_per_s": 1}
     with pytest.raises(ValueError, match=f"{name} must be above 0, got {value}"):
         mue(**{**arguments, name: value})
 

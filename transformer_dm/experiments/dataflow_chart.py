@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
-from common.report.chart_data import records
-from common.report.chart_marks import finish
+from common.report.chart_marks import base, finish
 from common.report.charts import Chart
 from transformer_dm.volume import convention, rows, traffic
 
@@ -58,7 +57,7 @@ def dataflow(
     )
     depth = alt.X("depth:Q", axis=None, scale=alt.Scale(domain=[-0.03, 1.02], nice=False))
     arcs = (
-        alt.Chart(alt.InlineData(values=records(_arcs(graph, name, nodes))))
+        base(_arcs(graph, name, nodes))
         .mark_line(interpolate="cardinal", stroke="#9aa3ad", opacity=0.6, clip=True)
         .encode(
             x=depth,
@@ -68,7 +67,7 @@ def dataflow(
             size=alt.Size("mwords:Q", legend=None, scale=alt.Scale(range=[0.5, 5], zero=True)),
         )
     )
-    whole = alt.Chart(alt.InlineData(values=records(nodes)))
+    whole = base(nodes)
     tips = [alt.Tooltip(f"{field}:N") for field in ("operator", "class", "stage")]
     tips.append(alt.Tooltip("value:Q", title="flop per word", format=".4~g"))
     marks = whole.mark_point(size=90, filled=True, opacity=1, stroke="#1c2530").encode(

@@ -75,19 +75,10 @@ def _record_size(ctx: Context, layer: LayerSize, **where: Any) -> dict[tuple[str
             saved = found[convention, name] = reduction(before.words(convention), after)
             is_bar = name == "flash" and where.get("size") == PAPER_SIZE
             claim = "transformer_dm.ours.movement_reduction" if is_bar else None
-            axes["plan"] = name
-            ctx.record(claim, "movement_reduction", saved, "%", part="layer", **axes)
-            del axes["plan"]
-            rest = [p.words(convention, contractions=False) for p in (before, made)]
-            ctx.record(
-                None,
-                "movement_reduction",
-                reduction(*rest),
-                "%",
-                part="without contractions",
-                plan=name,
-                **axes,
-            )
+            ctx.record(claim, "movement_reduction", saved, "%", part="layer", plan=name, **axes)
+            rest = reduction(*(p.words(convention, contractions=False) for p in (before, made)))
+            axes_of_rest = {"part": "without contractions", "plan": name, **axes}
+            ctx.record(None, "movement_reduction", rest, "%", **axes_of_rest)
     return found
 
 
@@ -96,14 +87,15 @@ def _record_band(ctx: Context, found: Mapping[tuple[str, str], float]) -> None:
     from common.claims import find
 
     claim = find("transformer_dm.abstract.movement_reduction")
-    assert isinstance(claim.paper, float)
+    published = claim.paper
+    assert isinstance(published, float)
     theirs = {convention: value for (convention, plan), value in found.items() if plan == "paper"}
-    closest = min(theirs, key=lambda convention: abs(theirs[convention] - claim.paper))
+    closest = min(theirs, key=lambda convention: abs(theirs[convention] - published))
     ctx.log.info(
         "their kernels save %.2f%% to %.2f%%; closest to %.2f%% is convention %s with %.2f%%",
         min(theirs.values()),
         max(theirs.values()),
-        claim.paper,
+        published,
         closest,
         theirs[closest],
     )
