@@ -83,8 +83,10 @@ class Description:
         """
         left, _, right = text.partition("->")
         reads, writes = _terms(left, f"operator '{name}'"), _terms(right, f"operator '{name}'")
-        for tensor, dims in (*reads, *writes):
-            self._declare(tensor, dims, "mask" if tensor.startswith("mask") else "activation")
+        for number, (tensor, dims) in enumerate((*reads, *writes)):
+            # A dropout writes what it kept and, last, which.
+            is_mask = kind == "dropout" and number == len(reads) + 1
+            self._declare(tensor, dims, "mask" if is_mask else "activation")
         space = frozenset(letter for _, dims in (*reads, *writes) for letter in dims)
         self.graph.add(
             Op(

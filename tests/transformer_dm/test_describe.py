@@ -30,6 +30,11 @@ def test_norm_first_puts_both_norms_before_what_they_feed():
     assert graph.outputs >= {"sum2", "d_x"}
 
 
+def test_masks_are_known_as_such():
+    masks = {tensor.name for tensor in encoder_graph(*SMALL).tensors() if tensor.role == "mask"}
+    assert masks == {"mask_a", "mask_1", "mask_f", "mask_2"}
+
+
 def test_without_dropout_there_is_no_mask():
     graph = encoder_graph(*SMALL, dropout=False)
     assert not any(kind.startswith("dropout") for kind in kinds(graph))

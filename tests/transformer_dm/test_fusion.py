@@ -418,6 +418,24 @@ def test_a_plan_runs_every_operator_once_in_an_order_that_can_run(variant, name)
     assert all(len({graph.op(op).stage for op in kernel.ops}) == 1 for kernel in made.kernels)
 
 
+@pytest.mark.parametrize("name", list(PLANS))
+def test_inference_is_planned_too(name):
+    graph = encoder_graph(*S1, training=False)
+    made = named_plan(graph, name)
+    assert made.saved == ()
+    assert made.recomputed == ()
+    assert made.words() < unfused(graph, "paper").words()
+    scores = graph.tensor("scores")
+    held = {t for kernel in made.kernels for t in kernel.writes}
+    assert (scores.name in held) == (name != "flash")
+
+
+@pytest.mark.parametrize("name", list(PLANS))
+def test_an_empty_batch_is_planned_too(name):
+    made = named_plan(encoder_graph(0, *S1[1:]), name)
+    assert sum(len(kernel.ops) for kernel in made.kernels) == 50
+
+
 def test_attention_alone_is_planned_too():
     graph = attention_graph(*S1[:4])
     assert {k.name for k in plan(graph).kernels} > {"AIB", "SM", "BS", "BAIB"}
