@@ -172,10 +172,11 @@ def test_what_is_no_probability_is_refused(p: float) -> None:
             call(p)
 
 
-def test_no_bits_are_drawn_where_nothing_is_random() -> None:
-    for p in (0.0, 1.0):
-        with pytest.raises(ValueError, match=f"to draw a mask, got {p}"):
-            kernel.keep_bits(1, 1, p, 0, 0)
+def test_nothing_is_drawn_without_dropout_and_nothing_set_with_all_of_it(build: str) -> None:
+    assert kernel.keep_bits(2, 130, 0.0, 9, 0).shape == (0,)
+    everything = kernel.keep_bits(2, 130, 0.999995, 9, 0)
+    assert everything.shape == (2, 8)
+    assert not everything.any()
 
 
 @pytest.mark.parametrize("padded", [100, 128])

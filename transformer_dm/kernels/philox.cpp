@@ -1,6 +1,6 @@
 /* bits[row, word] = keep bits of columns 32 word .. 32 word + 31, see philox.h.
 
-   bits (rows, padded / 32) int32, row-major; padded a multiple of 128; 0 < threshold < 65536. Bits
+   bits (rows, padded / 32) int32, row-major; padded a multiple of 128; threshold of 65536. Bits
    beyond the columns are drawn like the others and belong to no element. */
 #include "philox.h"
 

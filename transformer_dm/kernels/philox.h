@@ -17,7 +17,7 @@
 namespace philox {
 
 constexpr int group_size = 128, group_words = 4;
-/* A threshold of `levels` drops everything, and one of 0 nothing: neither has bits to draw. */
+/* A threshold of `levels` drops everything, which 16 bits cannot say by themselves. */
 constexpr uint32_t levels = 65536;
 
 constexpr int lanes64 = simd::width > 1 ? simd::width / 2 : 1;
@@ -28,7 +28,8 @@ typedef uint64_t wide __attribute__((vector_size(lanes64 * 8)));
 /* Products of the low halves. */
 SIMD_INLINE wide multiply(wide a, uint64_t b) {
 #if defined(__AVX512F__) && !defined(SIMD_SCALAR)
-  return wide(_mm512_mul_epu32(__m512i(a), __m512i(b - wide{})));
+  /* Masked with all lanes: gcc's plain form warns of its own undefined source. */
+  return wide(_mm512_maskz_mul_epu32(0xff, __m512i(a), __m512i(b - wide{})));
 #elif defined(__AVX2__) && defined(__FMA__) && !defined(SIMD_SCALAR)
   return wide(_mm256_mul_epu32(__m256i(a), __m256i(b - wide{})));
 #else
@@ -80,7 +81,7 @@ SIMD_INLINE uint32_t at_least(const wide *word, uint32_t threshold) {
 /* What is the same for all elements of one dropout. */
 class Generator {
 public:
-  /* 0 < threshold < levels */
+  /* 0 <= threshold <= levels */
   Generator(uint64_t seed, uint32_t stream, uint32_t threshold)
       : stream_(stream), threshold_(threshold) {
     uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
@@ -103,7 +104,8 @@ public:
       for (int w = 0; w < group_words; w++) words[w][i] = interleave(even[w], odd[w]);
     }
 #pragma GCC unroll 4
-    for (int w = 0; w < group_words; w++) bits[w] = at_least(words[w], threshold_);
+    for (int w = 0; w < group_words; w++)
+      bits[w] = threshold_ < levels ? at_least(words[w], threshold_) : 0;
   }
 
   /* `groups` groups from g on; those of different groups overlap in the processor. */
@@ -143,13 +145,14 @@ private:
   }
 };
 
-/* v where the bit of its lane is set, from bit 0 on, and 0 elsewhere. */
-SIMD_INLINE simd::vec keep(simd::vec v, uint32_t bits) {
+/* v in the lanes whose bit, counted from bit `shift` on, is set, and 0 elsewhere. */
+SIMD_INLINE simd::vec keep(simd::vec v, uint32_t bits, int shift = 0) {
 #if defined(__AVX512F__) && !defined(SIMD_SCALAR)
-  return simd::vec(_mm512_maskz_mov_ps(static_cast<__mmask16>(bits), __m512(v)));
+  return simd::vec(_mm512_maskz_mov_ps(static_cast<__mmask16>(bits >> shift), __m512(v)));
 #else
-  const simd::ivec one = simd::broadcast_int(1) << simd::lanes();
-  const simd::ivec set = (simd::broadcast_int(static_cast<int32_t>(bits)) & one) != 0;
+  /* The bits wanted are constants where shift is one. */
+  const simd::ivec lane = simd::broadcast_int(1) << (simd::lanes() + shift);
+  const simd::ivec set = (simd::broadcast_int(static_cast<int32_t>(bits)) & lane) == lane;
   return simd::from_bits(simd::bits(v) & set);
 #endif
 }

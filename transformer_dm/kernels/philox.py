@@ -28,14 +28,15 @@ def keep_bits(
 ) -> Tensor:
     """The mask of philox.keep_mask: bit c % 32 of word c // 32 of a row is set if column c is kept.
 
-    returns: (rows, padded / 32) int32. Bits beyond the columns are set at random.
+    returns: (rows, padded / 32) int32; bits beyond the columns belong to no element. Where p rounds
+    to 0 nothing is drawn and the result is empty, (0,).
 
-    p may not round to 0 or 1 of 65536 levels: there is nothing to draw. Raises ValueError then.
+    Raises ValueError as threshold does.
     """
     padded = philox.padded_columns(columns) if padded is None else padded
     dropped = philox.threshold(p)
-    if not 0 < dropped < 65536:
-        raise ValueError(f"p must be further than 1/131072 from 0 and 1 to draw a mask, got {p}")
+    if dropped == 0:
+        return torch.empty(0, dtype=torch.int32)
     bits = torch.empty((rows, padded // 32), dtype=torch.int32)
     _library().function(_PROTOTYPE)(
         bits, rows, padded, seed % 2**64, stream, dropped, torch.get_num_threads()
