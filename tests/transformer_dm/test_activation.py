@@ -178,8 +178,9 @@ def test_nan_and_infinity_go_through(build: str, dtype: torch.dtype, name: str) 
     assert out.isnan().equal(x.isnan())
     assert (out[0, 1::4] == inf).all()
     assert (out[0, 2::4] == 0).all()
-    assert (slope[0, 1::4] == 1).all()
-    assert (slope[0, 2::4] == 0).all()
+    # The slope of GELU is within the error it has everywhere; what it ends at is not forced.
+    assert ((slope[0, 1::4] - 1).abs() < 4e-7).all()
+    assert (slope[0, 2::4].abs() < 4e-7).all()
     # As torch has it: ReLU's gradient asks whether x <= 0, which a NaN is not.
     leaf = x.clone().requires_grad_()
     getattr(torch.nn.functional, name)(leaf).backward(ones)
