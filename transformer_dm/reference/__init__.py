@@ -1,0 +1,1 @@
+"""Plain torch versions of the kernels, for any floating-point type, with autograd."""
