@@ -11,7 +11,7 @@ element that dropout decided on. Plans with stored scores keep those as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -278,20 +278,26 @@ def _options(
 
 
 def _as_arguments(options: Options) -> tuple[Any, ...]:
-    return (
-        options.plan, options.heads, options.activation, list(options.rates), list(options.eps),
-        options.norm_first, options.is_causal, options.recompute_activation,
-        options.is_deterministic,
-    )  # fmt: skip
+    return tuple(list(value) if isinstance(value, tuple) else value for value in options)
 
 
 def _number(seed: Tensor | None) -> int:
     return 0 if seed is None else int(seed)
 
 
+T = TypeVar("T")
+
+
+def _all(present: Sequence[T]) -> list[T | None]:
+    """One for each of PARAMETERS, from those of the weights alone or of weights and biases."""
+    if len(present) == len(PARAMETERS):
+        return list(present)
+    return [x for weight in present for x in (weight, None)]
+
+
 def _forward_operator(
     x: Tensor,
-    parameters: list[Tensor | None],
+    present: list[Tensor],
     src_mask: Tensor | None,
     key_padding_mask: Tensor | None,
     seed: Tensor | None,
@@ -299,14 +305,15 @@ def _forward_operator(
 ) -> tuple[Tensor, ...]:
     options = _options(*how)
     key_mask, mask = masks.canonical(src_mask, key_padding_mask, options.heads)
-    y, saved = forward(x.contiguous(), parameters, key_mask, mask, options, _number(seed))
-    return y, *saved
+    y, saved = forward(x.contiguous(), _all(present), key_mask, mask, options, _number(seed))
+    # Results of an operator may not share memory, not even none at all.
+    return y, *(tensor if tensor.numel() else torch.empty_like(tensor) for tensor in saved)
 
 
 def _backward_operator(
     d_y: Tensor,
     x: Tensor,
-    parameters: list[Tensor | None],
+    present: list[Tensor],
     saved: list[Tensor],
     src_mask: Tensor | None,
     key_padding_mask: Tensor | None,
@@ -316,10 +323,13 @@ def _backward_operator(
 ) -> list[Tensor]:
     options = _options(*how)
     key_mask, mask = masks.canonical(src_mask, key_padding_mask, options.heads)
-    grads = backward(
-        d_y, x.contiguous(), parameters, Saved(*saved), key_mask, mask, options, _number(seed), needs
-    )
-    return [x.new_empty(0) if grad is None else grad for grad in grads]
+    wanted = [needs[0], *(bool(needed) for needed in _all(needs[1:]))]
+    d_x, *grads = backward(
+        d_y, x.contiguous(), _all(present), Saved(*saved), key_mask, mask, options, _number(seed),
+        wanted,
+    )  # fmt: skip
+    found = [d_x, *(grads if len(present) == len(grads) else grads[::2])]
+    return [x.new_empty(0) if grad is None else grad for grad in found]
 
 
 def _words(columns: Any) -> Any:
@@ -328,7 +338,7 @@ def _words(columns: Any) -> Any:
 
 def _fake_forward(
     x: Tensor,
-    parameters: list[Tensor | None],
+    present: list[Tensor],
     src_mask: Tensor | None,
     key_padding_mask: Tensor | None,
     seed: Tensor | None,
@@ -336,7 +346,7 @@ def _fake_forward(
 ) -> tuple[Tensor, ...]:
     options = _options(*how)
     batch, length, n = x.shape
-    w1 = parameters[4]
+    w1 = _all(present)[4]
     assert w1 is not None
     rows, u = batch * length, w1.shape[0]
     heads, size = options.heads, n // options.heads
@@ -380,7 +390,7 @@ def _fake_forward(
 def _fake_backward(
     d_y: Tensor,
     x: Tensor,
-    parameters: list[Tensor | None],
+    present: list[Tensor],
     saved: list[Tensor],
     src_mask: Tensor | None,
     key_padding_mask: Tensor | None,
@@ -389,36 +399,31 @@ def _fake_backward(
     *_: Any,
 ) -> list[Tensor]:
     return [
-        x.new_empty(tensor.shape) if tensor is not None and needed else x.new_empty(0)
-        for tensor, needed in zip([x, *parameters], needs, strict=True)
+        x.new_empty(tensor.shape) if needed else x.new_empty(0)
+        for tensor, needed in zip([x, *present], needs, strict=True)
     ]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, parameters, src_mask, key_padding_mask, seed, *ctx.how = inputs
+    x, present, src_mask, key_padding_mask, seed, *ctx.how = inputs
     _, *saved = output
     ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
-    ctx.present = [parameter is not None for parameter in parameters]
-    ctx.needs = [x.requires_grad, *(p is not None and p.requires_grad for p in parameters)]
-    present = [parameter for parameter in parameters if parameter is not None]
+    ctx.needs = [tensor.requires_grad for tensor in (x, *present)]
     ctx.save_for_backward(x, src_mask, key_padding_mask, seed, *saved, *present)
 
 
 def _pull_back(ctx: Any, d_y: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    nothing = [None] * len(PARAMETERS)
+    rest = [None] * (3 + len(ctx.how))
     if d_y is None:
-        return (None, nothing, *[None] * (3 + len(ctx.how)))
+        return None, [None] * (len(ctx.needs) - 1), *rest
     x, src_mask, key_padding_mask, seed, *others = ctx.saved_tensors
-    saved, present = others[: len(Saved._fields)], iter(others[len(Saved._fields) :])
-    parameters = [next(present) if is_there else None for is_there in ctx.present]
-    d_x, *grads = encoder_backward(
-        d_y, x, parameters, saved, src_mask, key_padding_mask, seed, ctx.needs, *ctx.how
+    saved, present = others[: len(Saved._fields)], others[len(Saved._fields) :]
+    grads = encoder_backward(
+        d_y, x, present, saved, src_mask, key_padding_mask, seed, ctx.needs, *ctx.how
     )
-    found = [
-        grad if needed else None for grad, needed in zip(grads, ctx.needs[1:], strict=True)
-    ]
-    return (d_x if ctx.needs[0] else None, found, *[None] * (3 + len(ctx.how)))
+    found = [grad if needed else None for grad, needed in zip(grads, ctx.needs, strict=True)]
+    return found[0], found[1:], *rest
 
 
 _TENSORS = "Tensor? src_mask, Tensor? key_padding_mask, Tensor? seed"
@@ -428,14 +433,14 @@ _HOW = (
 )
 encoder_backward = torch_ops.register(
     "transformer_dm::encoder_backward",
-    f"(Tensor d_y, Tensor x, Tensor?[] parameters, Tensor[] saved, {_TENSORS}, bool[] needs, "
+    f"(Tensor d_y, Tensor x, Tensor[] present, Tensor[] saved, {_TENSORS}, bool[] needs, "
     f"{_HOW}) -> Tensor[]",
     _backward_operator,
     _fake_backward,
 )
 encoder_forward = torch_ops.register(
     "transformer_dm::encoder_forward",
-    f"(Tensor x, Tensor?[] parameters, {_TENSORS}, {_HOW}) -> "
+    f"(Tensor x, Tensor[] present, {_TENSORS}, {_HOW}) -> "
     f"({', '.join(['Tensor'] * (1 + len(Saved._fields)))})",
     _forward_operator,
     _fake_forward,
@@ -500,8 +505,9 @@ def run(
     """
     if torch.compiler.is_compiling() or _is_traced(x, *parameters):
         out: Tensor = encoder_forward(
-            x, list(parameters), src_mask, key_padding_mask, seed, *_as_arguments(options)
-        )[0]
+            x, [parameter for parameter in parameters if parameter is not None], src_mask,
+            key_padding_mask, seed, *_as_arguments(options),
+        )[0]  # fmt: skip
         return out
     key_mask, mask = masks.canonical(src_mask, key_padding_mask, options.heads)
     x = x.contiguous()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-import attrs
+from typing import Literal, NamedTuple, get_args
 
 from transformer_dm import philox
 
@@ -21,8 +19,8 @@ SITES = ("attention", "after attention", "activation", "after linear 2")
 Rates = tuple[float, float, float, float]
 
 
-@attrs.frozen
-class Options:
+# A tuple rather than attrs.frozen: torch.compile traces through its construction.
+class Options(NamedTuple):
     """What one call of a layer does.
 
     rates:      dropout at each of SITES
