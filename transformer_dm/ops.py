@@ -10,7 +10,7 @@ element that dropout decided on. Plans with stored scores keep those as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -149,7 +149,8 @@ def backward(
     assert w2 is not None
     n = x.shape[-1]
     p_attention, p1, p2, p3 = options.rates
-    backend, norm_backward = _backend(options), _norm_backward(options)
+    backend = _backend(options)
+    norm_backward = _norm_backward_in_two if options.plan == "paper" else norm.bdrln_backward
     grads: list[Tensor | None] = [None] * len(needs)
 
     def put(which: int, gradient: Tensor) -> None:
@@ -192,13 +193,14 @@ def backward(
         put(11, d_gamma)
         put(12, d_beta)
     else:
-        d_y1 = _add_product(d_residual, d_h, w1, options)
+        d_y1, d_y1_too = _sum_with_product(d_residual, d_h, w1, options)
         del d_a, d_h
         d_residual, d_z, d_gamma, d_beta, d_bias = norm_backward(
-            d_y1, None, None, saved.xhat1, saved.rstd1, g1, saved.bits1, p1
+            d_y1, d_y1_too, None, saved.xhat1, saved.rstd1, g1, saved.bits1, p1
         )
         put(9, d_gamma)
         put(10, d_beta)
+        del d_y1_too
     del d_y1
     put(4, d_bias)
     put_weight(3, d_z, saved.o.view(-1, n))
@@ -219,7 +221,10 @@ def backward(
     if not options.norm_first:
         put_weight(1, d_qkv_rows, x.view(-1, n))
         if needs[0]:
-            grads[0] = _add_product(d_residual, d_qkv_rows, in_w, options).view(x.shape)
+            d_x, d_x_too = _sum_with_product(d_residual, d_qkv_rows, in_w, options)
+            if d_x_too is not None:
+                d_x = activation.residual_add(d_x_too, d_x)
+            grads[0] = d_x.view(x.shape)
         return grads
     put_weight(1, d_qkv_rows, saved.first)
     if needs[0] or needs[9] or needs[10]:
@@ -245,16 +250,38 @@ def _linear(
     return gemm(x, weight.t(), bias=bias, backend=backend)
 
 
-def _add_product(onto: Tensor, d: Tensor, weight: Tensor, options: Options) -> Tensor:
-    """onto + d @ weight; written over `onto` but for plan "paper", where a kernel adds the two."""
+def _sum_with_product(
+    onto: Tensor, d: Tensor, weight: Tensor, options: Options
+) -> tuple[Tensor, Tensor | None]:
+    """onto + d @ weight, written over `onto`; for plan "paper" the two terms, for a kernel to add."""
     if options.plan == "paper":
-        product = gemm(d, weight, backend=_backend(options))
-        return activation.residual_add(product, onto)
-    return gemm(d, weight, out=onto, accumulate=True, backend=_backend(options))
+        return onto, gemm(d, weight, backend=_backend(options))
+    return gemm(d, weight, out=onto, accumulate=True, backend=_backend(options)), None
 
 
-def _norm_backward(options: Options) -> Callable[..., tuple[Tensor, ...]]:
-    return norm.bdrln_backward
+def _norm_backward_in_two(
+    d_y: Tensor,
+    d_y_too: Tensor | None,
+    d_total: Tensor | None,
+    xhat: Tensor,
+    rstd: Tensor,
+    gamma: Tensor | None,
+    bits: Tensor,
+    p: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """norm.bdrln_backward by the kernels of the paper: BSB or EBSB, BLNRD, and BAOB.
+
+    The paper sums the bias of linear 2 in EBSB, here it is a pass like BAOB's.
+    """
+    d_xhat, d_gamma, d_beta, _ = norm.backward_scale(d_y, d_y_too, xhat, gamma)
+    if d_total is None:
+        d_residual, d_z = norm.backward_normalize(d_xhat, xhat, rstd, bits, p)
+        return d_residual, d_z, d_gamma, d_beta, activation.bias_gradient(d_z)
+    # The paper has no layer that normalises first: its residual joins before the dropout.
+    d_residual, _ = norm.backward_normalize(d_xhat, xhat, rstd, bits.new_empty(0), 0.0)
+    d_residual = activation.residual_add(d_residual, d_total)
+    d_z, d_bias = norm.dropout_residual_backward(d_residual, bits, p)
+    return d_residual, d_z, d_gamma, d_beta, d_bias
 
 
 # ---- The operators ----
