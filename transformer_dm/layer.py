@@ -270,6 +270,12 @@ def optimize(module: nn.Module, *, inplace: bool = False, **options: Any) -> Opt
             break
         parent, _, child = name.rpartition(".")
         setattr(module.get_submodule(parent), child, made[found])
+    for found in module.modules():
+        # Torch's encoder decided when it was made to pack padded batches into nested tensors.
+        if isinstance(found, nn.TransformerEncoder) and any(
+            isinstance(layer, EncoderLayer) for layer in found.layers
+        ):
+            found.enable_nested_tensor = found.use_nested_tensor = False
     return Optimized(module, tuple(replaced), left_alone)
 
 
