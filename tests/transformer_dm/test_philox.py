@@ -1,7 +1,7 @@
 """The masks of dropout: the published generator, the same in C++, and fair coins."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,37 +11,12 @@ from common import native
 from transformer_dm import philox
 from transformer_dm.kernels import philox as kernel
 
-FLAGS = {
-    "native": (),
-    "avx2": ("-march=x86-64-v3",),
-    "scalar": ("-march=x86-64-v3", "-DSIMD_SCALAR"),
-}
+MODULES = (kernel,)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled() -> None:
-    """Compile every build first: no test is to blame for the time."""
-    recipes = [
-        native.Recipe(name="philox", sources=(kernel._SOURCE,), flags=flags, openmp=True)
-        for flags in FLAGS.values()
-    ]
-    for library in native.build_many(recipes):
-        assert isinstance(library, native.Library), library
-
-
-@pytest.fixture(params=FLAGS)
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The kernel built for one width of vectors."""
-    plain = kernel._library
-    monkeypatch.setattr(kernel, "_library", lambda: plain(FLAGS[request.param]))
-    return str(request.param)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+def compiled(compile_all: Callable[..., None]) -> None:
+    compile_all(*MODULES)
 
 
 def unpacked(bits: torch.Tensor) -> np.ndarray:
@@ -96,7 +71,8 @@ def test_native_bits_are_those_of_the_definition(
     assert (unpacked(bits) == philox.keep_mask(rows, width, p, seed, 3)).all()
 
 
-def test_counters_beyond_32_bits_go_on_in_the_second_word(build: str) -> None:
+@pytest.mark.parametrize("flags", [(), ("-march=x86-64-v3",), ("-DSIMD_SCALAR",)])
+def test_counters_beyond_32_bits_go_on_in_the_second_word(flags: tuple[str, ...]) -> None:
     probe = native.build_source(
         "philox_probe",
         '#include "philox.h"\n'
@@ -104,7 +80,7 @@ def test_counters_beyond_32_bits_go_on_in_the_second_word(build: str) -> None:
         "  philox::Generator(5, 1, 30000).group(g, reinterpret_cast<uint32_t *>(bits));\n}\n",
         language="c++",
         include_dirs=[kernel._SOURCE.parent],
-        flags=FLAGS[build],
+        flags=flags,
     )
     bits = torch.empty(1, 4, dtype=torch.int32)
     for g in (2**28 - 1, 2**28, 2**40 + 3):
@@ -116,10 +92,12 @@ def test_counters_beyond_32_bits_go_on_in_the_second_word(build: str) -> None:
         assert (unpacked(bits)[0] == (halves >= 30000)).all(), g
 
 
-def test_any_number_of_threads_gives_the_same_bits(threads: None) -> None:
+def test_any_number_of_threads_gives_the_same_bits(
+    with_threads: Callable[[int], None],
+) -> None:
     found = []
     for n in (1, 2, 3):
-        torch.set_num_threads(n)
+        with_threads(n)
         found.append(kernel.keep_bits(301, 1000, 0.2, 42, 0))
     assert found[0].equal(found[1])
     assert found[0].equal(found[2])

@@ -9,15 +9,14 @@
    add:       out = x + y
    sum_rows:  d_bias = sum_r d
 
-   GELU is x Phi(x) with the exact normal distribution Phi; its derivative Phi(x) + x phi(x). At
-   +-infinity they have their limits. Backward goes through several rows side by side: their part
+   GELU is the exact form, see gelu.h. Backward goes through several rows side by side: their part
    of d_bias is added up in registers before it goes to memory. */
+#include "gelu.h"
 #include "rows.h"
 
 namespace {
 
 using namespace rows;
-using simd::broadcast;
 
 /* function(x); slope(d, x) = d function'(x); copies and rows: how much of a loop to unroll. */
 struct Identity {
@@ -36,25 +35,29 @@ struct Relu {
 };
 
 struct Gelu {
-  static constexpr int copies = 1, rows = 1;
+  static constexpr int copies = 4, rows = 1;
   static constexpr bool reads_input = true;
-  static SIMD_INLINE vec function(vec x) { return simd::gelu(x); }
-  static SIMD_INLINE vec slope(vec d, vec x) {
-    /* Beyond 14 the density is 0 in float, and infinity times 0 would not be. */
-    const vec far = broadcast(14.0f);
-    x = simd::select(x > far, far, simd::select(x < -far, -far, x));
-    const vec density = 0.398942280f * simd::exp(-0.5f * x * x);
-    return d * (0.5f + 0.5f * simd::erf(x * 0.707106781f) + x * density);
-  }
+  static SIMD_INLINE vec function(vec x) { return gelu::value(x); }
+  static SIMD_INLINE vec slope(vec d, vec x) { return d * gelu::slope(x); }
 };
 
-enum Activation : int64_t { identity, relu, gelu };
+enum Activation : int64_t { is_identity, is_relu, is_gelu };
 
 template <class Call> void with_activation(int64_t activation, const Call &call) {
   switch (activation) {
-  case relu: return call(Relu{});
-  case gelu: return call(Gelu{});
+  case is_relu: return call(Relu{});
+  case is_gelu: return call(Gelu{});
   default: return call(Identity{});
+  }
+}
+
+/* While a group of bits is drawn, which takes longer than its elements, no load of theirs is under
+   way: ask for the elements of later groups. Measured 10% faster with ReLU. */
+template <class E> SIMD_INLINE void prefetch(const E *in, E *out) {
+  constexpr int ahead = 4 * philox::group_size, line = 64 / sizeof(E);
+  for (int i = ahead; i < ahead + philox::group_size; i += line) {
+    __builtin_prefetch(in + i);
+    __builtin_prefetch(out + i, 1);
   }
 }
 
@@ -68,6 +71,7 @@ void forward(const E *x, const E *bias, const E *residual, E *out, int32_t *bits
       blocks(n_rows, threads, [&](int64_t, int64_t from, int64_t to, int64_t) {
         for (int64_t r = from; r < to; r++)
           for (int64_t first = 0; first < columns; first += philox::group_size) {
+            prefetch(x + r * columns + first, out + r * columns + first);
             dropout.draw(r, first);
             const int64_t last = std::min<int64_t>(columns, first + philox::group_size);
             vectors<act.copies>(first, last, [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {

@@ -85,7 +85,7 @@ void forward(const E *x, const E *bias, const E *residual, const E *gamma, const
 /* Adds a vector to memory. */
 SIMD_INLINE void add(float *p, vec v) { simd::store(p, simd::load(p) + v); }
 
-/* dx null: dr itself is the gradient of x. sums_x: d_bias is wanted. */
+/* dx null: dr itself is the gradient of x. d_bias null: it is not wanted. */
 template <class E>
 void backward(const E *dy, const E *dy2, const E *d_total, const E *xhat, const float *rstd,
               const E *gamma, const int32_t *bits, E *dr, E *dx, float *d_gamma, float *d_beta,
@@ -154,14 +154,14 @@ void backward_scale(const E *dy, const E *dy2, const E *xhat, const E *gamma, co
         if (dy2) d += load(dy2 + at + c, lanes);
         add(gammas + c, d * load(xhat + at + c, lanes));
         add(betas + c, d);
-        if (d_linear) add(biases + c, load(d_linear + at + c, lanes));
+        if (d_bias) add(biases + c, load(d_linear + at + c, lanes));
         store(g + at + c, d * simd::load(scales + c), lanes);
       });
     }
   });
   add_blocks(partial, 3 * pitch, n_rows, columns, d_gamma);
   add_blocks(partial + pitch, 3 * pitch, n_rows, columns, d_beta);
-  if (d_linear) add_blocks(partial + 2 * pitch, 3 * pitch, n_rows, columns, d_bias);
+  if (d_bias) add_blocks(partial + 2 * pitch, 3 * pitch, n_rows, columns, d_bias);
 }
 
 /* dr = rstd (g - mean(g) - xhat mean(g xhat)) and dx = dr keep scale, the latter unless null. */
