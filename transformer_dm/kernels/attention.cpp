@@ -50,6 +50,9 @@ constexpr int panels_together = together / columns;
 constexpr int64_t complete = (2048 + rows - 1) / rows;
 constexpr int64_t kept = (512 + rows - 1) / rows;
 
+/* Steps of a panel of scores of 16 KiB. */
+constexpr int64_t near_steps = 4096 / columns;
+
 constexpr float log2_e = 1.44269504f;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
@@ -93,18 +96,39 @@ struct Dropout {
 template <class E> using Lane = gemm::Lane<E>;
 template <class E> constexpr int64_t steps_of(int64_t k) { return gemm::steps_of<E>(k); }
 
-/* Tile of rows x columns sums: out = a (packed) b (panel), over `steps`. */
-template <class E>
-SIMD_INLINE void tile_product(int64_t steps, const float *a, const float *b,
-                              vec (&sums)[rows][vectors]) {
-  gemm::multiply<rows, vectors>(steps, a, gemm::FromPanels<E, false>{b, 0, 0}, nullptr, sums);
+/* sums += a (packed, [step][row]) b (panel). Four steps a turn: the number of turns of a short loop
+   is foreseen, and guessing wrong would cost a twentieth of a tile. */
+template <class E, int n>
+SIMD_INLINE void multiply(int64_t steps, const float *a, const float *b, vec (&sums)[n][vectors]) {
+  const auto one_step = [&]() __attribute__((always_inline)) {
+    vec right[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) right[v] = simd::load(b + v * width);
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i++) {
+      const vec left = Lane<E>::broadcast(a + i);
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; v++)
+        sums[i][v] = Lane<E>::multiply_add(sums[i][v], left, right[v]);
+    }
+    a += n;
+    b += columns;
+  };
+  int64_t step = 0;
+  for (; step + 4 <= steps; step += 4) {
+    one_step();
+    one_step();
+    one_step();
+    one_step();
+  }
+  for (; step < steps; step++) one_step();
 }
 
 template <class E>
 __attribute__((noinline)) void store_product(int64_t steps, const float *a, const float *b,
                                              float *out) {
   vec sums[rows][vectors] = {};
-  tile_product<E>(steps, a, b, sums);
+  multiply<E>(steps, a, b, sums);
 #pragma GCC unroll 16
   for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
@@ -116,7 +140,7 @@ template <class E>
 __attribute__((noinline)) void store_scores(int64_t steps, const float *a, const float *b,
                                             float factor, vec *highest, float *out) {
   vec sums[rows][vectors] = {};
-  tile_product<E>(steps, a, b, sums);
+  multiply<E>(steps, a, b, sums);
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; v++) {
     vec most = highest[v];
@@ -141,7 +165,7 @@ __attribute__((noinline)) void rescale_and_add(int64_t steps, const float *a, co
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; v++)
         sums[i][v] = simd::load(c + i * columns + v * width) * by[v];
-  gemm::multiply<n, vectors>(steps, a, gemm::FromPanels<E, false>{b, 0, 0}, nullptr, sums);
+  multiply<E>(steps, a, b, sums);
 #pragma GCC unroll 16
   for (int i = 0; i < n; i++)
 #pragma GCC unroll 4
@@ -176,11 +200,19 @@ template <class E>
 void multiply_transposed(const float *packed, int64_t all, int64_t size, int64_t from,
                          int64_t steps, const float *b, const vec *by, float *out) {
   const gemm::Split split(size);
-  for (int64_t block = 0; block < split.blocks; block++) {
-    const int64_t n = split.size(block);
-    rescale_of<E>(n, std::make_integer_sequence<int, rows>())(steps, packed + from * n, b, by, out);
-    packed += all * n;
-    out += n * columns;
+  vec one[vectors];
+  for (int v = 0; v < vectors; v++) one[v] = simd::broadcast(1.0f);
+  /* As many scores as stay in the nearest cache while all blocks of x pass. */
+  for (int64_t step = 0; step < steps; step += near_steps, b += near_steps * columns) {
+    const float *at = packed;
+    float *to = out;
+    for (int64_t block = 0; block < split.blocks; block++) {
+      const int64_t n = split.size(block);
+      rescale_of<E>(n, std::make_integer_sequence<int, rows>())(
+          std::min(near_steps, steps - step), at + (from + step) * n, b, step ? one : by, to);
+      at += all * n;
+      to += n * columns;
+    }
   }
 }
 
@@ -310,6 +342,21 @@ SIMD_INLINE vec kept_of(vec x, ivec words, int32_t bit) {
 
 /* ---- Storing ---- */
 
+SIMD_INLINE int lanes_at(int64_t i, int64_t n) {
+  return static_cast<int>(std::min<int64_t>(width, n - i));
+}
+
+/* The first lanes of a vector. Whole ones apart: masked stores take long on some processors. */
+template <class E> SIMD_INLINE vec load_lanes(const E *x, int lanes) {
+  return lanes == width ? gemm::Single<E>::along_steps(x) : gemm::load_first(x, lanes);
+}
+template <class E> SIMD_INLINE void store_lanes(E *x, vec v, int lanes) {
+  if (std::is_same_v<E, float> && lanes == width)
+    simd::store(reinterpret_cast<float *>(x), v);
+  else
+    gemm::store_first(x, v, lanes);
+}
+
 /* Two consecutive terms of a lane, rounded, or the one it holds. */
 template <class E> SIMD_INLINE vec lane_of(const vec *terms) {
   if constexpr (Lane<E>::terms == 2)
@@ -320,8 +367,7 @@ template <class E> SIMD_INLINE vec lane_of(const vec *terms) {
 
 template <class E> SIMD_INLINE void store_row(const float *x, float factor, int64_t size, E *out) {
   for (int64_t i = 0; i < size; i += width)
-    gemm::store_first(out + i, simd::load(x + i) * factor,
-                      static_cast<int>(std::min<int64_t>(width, size - i)));
+    store_lanes(out + i, simd::load(x + i) * factor, lanes_at(i, size));
 }
 
 /* n rows of `size` from x (size, columns), times `by` of their column; rows round_up(size, width)
@@ -658,19 +704,16 @@ template <class E> struct Backward {
 
   float dot(const E *x, const E *y) const {
     vec sum = {};
-    int64_t i = 0;
-    for (; i + width <= shape.size; i += width)
-      sum += gemm::Single<E>::along_steps(x + i) * gemm::Single<E>::along_steps(y + i);
-    if (i < shape.size) {
-      const int rest = static_cast<int>(shape.size - i);
-      sum += gemm::load_first(x + i, rest) * gemm::load_first(y + i, rest);
+    for (int64_t i = 0; i < shape.size; i += width) {
+      const int lanes = lanes_at(i, shape.size);
+      sum += load_lanes(x + i, lanes) * load_lanes(y + i, lanes);
     }
     return simd::sum(sum);
   }
 
   /* One tile of keys and one panel of queries: p and d_s from the scores and V dO^T. */
   template <bool drops>
-  static void gradient_tile(int64_t tile, int64_t query, int64_t panel, int64_t steps, float factor,
+  static __attribute__((noinline)) void gradient_tile(int64_t tile, int64_t query, int64_t panel, int64_t steps, float factor,
                             float drop_scale, const Parts &part, const Blocked &blocked,
                             const uint32_t *keep, float *d_s) {
     float scores[rows * columns], d_p[rows * columns];
@@ -719,10 +762,10 @@ template <class E> struct Backward {
   /* sums[column] += factor * the sum over n rows. */
   void add_rows(const float *x, int64_t pitch, int64_t n, float factor, float *out) const {
     for (int64_t column = 0; column < shape.size; column += width) {
-      const int lanes = static_cast<int>(std::min<int64_t>(width, shape.size - column));
+      const int lanes = lanes_at(column, shape.size);
       vec sum = {};
       for (int64_t i = 0; i < n; i++) sum += simd::load(x + i * pitch + column);
-      simd::store_first(out + column, simd::load_first(out + column, lanes) + sum * factor, lanes);
+      store_lanes(out + column, load_lanes(out + column, lanes) + sum * factor, lanes);
     }
   }
 
@@ -737,11 +780,11 @@ template <class E> struct Backward {
         for (int64_t i = 0; i < n; i++)
           store_row(block + i * columns, factor, here, out + (row + i) * shape.pitch() + column);
         for (int64_t at = 0; at < here; at += width) {
-          const int lanes = static_cast<int>(std::min<int64_t>(width, here - at));
+          const int lanes = lanes_at(at, here);
           vec sum = {};
           for (int64_t i = 0; i < n; i++) sum += simd::load(block + i * columns + at);
           float *const to = of_head + column + at;
-          simd::store_first(to, simd::load_first(to, lanes) + sum * factor, lanes);
+          store_lanes(to, load_lanes(to, lanes) + sum * factor, lanes);
         }
       }
     }
@@ -794,14 +837,6 @@ void backward(const E *d_o, const E *qkv, const E *o, const float *lse, const ui
 }
 
 /* ---- Softmax and dropout of scores that are stored ---- */
-
-/* x[i .. i + lanes] as floats, and back; all of a vector is the common case. */
-template <class E> SIMD_INLINE vec load_lanes(const E *x, int lanes) {
-  return lanes == width ? gemm::Single<E>::along_steps(x) : gemm::load_first(x, lanes);
-}
-SIMD_INLINE int lanes_at(int64_t i, int64_t n) {
-  return static_cast<int>(std::min<int64_t>(width, n - i));
-}
 
 /* call(first row, row after the last, thread) on each thread; rows are independent of each other. */
 template <class Call> void on_rows(int64_t n, int64_t threads, const Call &call) {
@@ -860,9 +895,9 @@ void softmax_forward(const E *scores, const Masks &masks, const Dropout &dropout
       for (int64_t k = 0; k < length; k += width) {
         const int lanes = lanes_at(k, length);
         const vec probability = simd::load(row + k) * by;
-        gemm::store_first(probabilities + i * length + k, probability, lanes);
+        store_lanes(probabilities + i * length + k, probability, lanes);
         if (dropout.drops)
-          gemm::store_first(
+          store_lanes(
               dropped + i * length + k,
               philox::keep(probability * dropout.scale, bits[i * words + k / 32] >> (k % 32)), lanes);
       }
@@ -890,8 +925,8 @@ void softmax_backward(const E *d_dropped, const E *probabilities, const uint32_t
       const float dot = simd::sum(total);
       for (int64_t k = 0; k < length; k += width) {
         const int lanes = lanes_at(k, length);
-        gemm::store_first(d_scores + i * length + k,
-                          load_lanes(p + k, lanes) * (gradient(k, lanes) - dot) * factor, lanes);
+        store_lanes(d_scores + i * length + k,
+                    load_lanes(p + k, lanes) * (gradient(k, lanes) - dot) * factor, lanes);
       }
     }
   });
