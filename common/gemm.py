@@ -509,7 +509,9 @@ def _choose(
     found = _choices.get(key)
     if found is None:
         # Racing threads measure twice and agree on the last: no lock is worth it.
-        found = "native" if m * k * n == 0 else _fastest(a, b, bias, activation, accumulate, threads)
+        found = "native"
+        if m * k * n > 0:
+            found = _fastest(a, b, bias, activation, accumulate, threads)
         _choices[key] = found
     return found
 
@@ -566,9 +568,7 @@ def _fastest(
     return "native" if own is not None and times[fastest] > _MARGIN * own else fastest
 
 
-def _corner(
-    sizes: tuple[int, int, int], most_flops: int, shortest: int
-) -> tuple[int, int, int]:
+def _corner(sizes: tuple[int, int, int], most_flops: int, shortest: int) -> tuple[int, int, int]:
     """Sizes halved, the largest first, until a product of them is small enough."""
     sides = list(sizes)
     while 2 * sides[0] * sides[1] * sides[2] > most_flops and max(sides) > shortest:

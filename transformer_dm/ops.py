@@ -22,7 +22,15 @@ from transformer_dm import masks, stored_scores
 from transformer_dm.kernels import activation, attention, norm
 from transformer_dm.options import Options
 
-__all__ = ["PARAMETERS", "Saved", "backward", "encoder_backward", "encoder_forward", "forward", "run"]
+__all__ = [
+    "PARAMETERS",
+    "Saved",
+    "backward",
+    "encoder_backward",
+    "encoder_forward",
+    "forward",
+    "run",
+]
 
 #: The order of parameters everywhere here, by their names in nn.TransformerEncoderLayer.
 PARAMETERS = (
@@ -253,7 +261,7 @@ def _linear(
 def _sum_with_product(
     onto: Tensor, d: Tensor, weight: Tensor, options: Options
 ) -> tuple[Tensor, Tensor | None]:
-    """onto + d @ weight, written over `onto`; for plan "paper" the two terms, for a kernel to add."""
+    """onto + d @ weight, written over `onto`; for plan "paper" two terms for a kernel to add."""
     if options.plan == "paper":
         return onto, gemm(d, weight, backend=_backend(options))
     return gemm(d, weight, out=onto, accumulate=True, backend=_backend(options)), None
@@ -397,9 +405,7 @@ def _fake_forward(
         o=empty(batch, length, heads, size),
         lse=floats(batch, heads, length) if is_flash else empty(*by_key),
         dropped=empty(*by_key) if not is_flash and quantised[0] else empty(0),
-        attention_bits=(
-            empty(0) if is_flash else bits(0, batch * heads * length, length)
-        ),
+        attention_bits=empty(0) if is_flash else bits(0, batch * heads * length, length),
         xhat1=empty(rows, n),
         rstd1=floats(rows),
         bits1=bits(1, rows, n),
@@ -477,7 +483,7 @@ encoder_forward = torch_ops.register(
 
 
 class _EagerLayer(torch.autograd.Function):
-    """The operators without torch's dispatcher, which takes lists of tensors apart at every call."""
+    """The operators without torch's dispatcher, which takes lists apart at every call."""
 
     @staticmethod
     def forward(

@@ -300,9 +300,7 @@ def no_choices() -> Iterator[None]:
     module.forget()
 
 
-def slowed(
-    monkeypatch: pytest.MonkeyPatch, waits: dict[str, float]
-) -> dict[str, int]:
+def slowed(monkeypatch: pytest.MonkeyPatch, waits: dict[str, float]) -> dict[str, int]:
     """Make libraries slower by some seconds a call; returns their calls, which go on counting."""
     calls = dict.fromkeys(waits, 0)
 
@@ -348,9 +346,7 @@ def test_auto_takes_a_library_that_is_faster(
     slowed(monkeypatch, {slow: 0.02})
     # The fast one does nothing at all; native multiplies.
     monkeypatch.setitem(module._LIBRARIES, fast, lambda a, *_: a)
-    monkeypatch.setattr(
-        module, "_workspaces", _Sluggish(module._workspaces, 0.005)
-    )
+    monkeypatch.setattr(module, "_workspaces", _Sluggish(0.005))
     gemm(a, b, backend="auto", threads=1)
     assert list(module.chosen().values()) == [fast]
 
@@ -358,13 +354,13 @@ def test_auto_takes_a_library_that_is_faster(
 class _Sluggish(module._Workspaces):
     """The native back end with a wait before every product."""
 
-    def __init__(self, plain: module._Workspaces, seconds: float) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
-        self.ready = _Waiting(plain.ready, seconds)
+        self.ready = _Waiting(seconds)
 
 
 class _Waiting(dict):  # type: ignore[type-arg]  # stands in for one
-    def __init__(self, ready: object, seconds: float) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
         self._seconds = seconds
 
@@ -420,7 +416,7 @@ def test_auto_does_without_a_compiler(
     monkeypatch.setattr(module, "_entry", fail)
     a, b = random(rng, 8, 8), random(rng, 8, 8)
     assert_product(gemm(a, b, backend="auto"), a, b)
-    assert list(module.chosen().values())[0] in ("onednn", "aten")
+    assert set(module.chosen().values()) <= {"onednn", "aten"}
 
 
 @pytest.mark.usefixtures("no_choices")

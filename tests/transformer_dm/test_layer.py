@@ -24,6 +24,13 @@ FUSED = tuple(plan for plan in PLANS if plan != "unfused")
 FP32 = 5e-6
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled():
+    """Compile the kernels first: it takes a while, and no test is to blame for it."""
+    layer = EncoderLayer(32, 2, 48, plan="ours")
+    layer(torch.zeros(1, 2, 32)).sum().backward()
+
+
 @pytest.fixture(autouse=True)
 def quiet():
     """What torch says of its own prototypes and of mixed masks is not about us."""
@@ -151,7 +158,8 @@ def padding(batch, length):
 def test_masks(plan, mask):
     peer = torch_layer()
     masks = MASKS[mask](3, 2, 13)
-    assert_same_step(EncoderLayer.from_torch(peer, plan=plan), peer, torch.randn(3, 13, 32), **masks)
+    layer = EncoderLayer.from_torch(peer, plan=plan)
+    assert_same_step(layer, peer, torch.randn(3, 13, 32), **masks)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -331,7 +339,8 @@ def test_dropout_is_plain_torch_with_the_same_masks(plan, activation, norm_first
     layer = EncoderLayer.from_torch(peer, plan=plan)
     plain = EncoderLayer.from_torch(peer, plan="unfused")
     x, d_y = torch.randn(2, 37, 32), torch.randn(2, 37, 32)
-    for rates in ((0.1, 0.2, 0.3, 0.4), (0.5, 0, 0, 0), (0, 0.5, 0, 0), (0, 0, 0.5, 0), (0, 0, 0, 0.5)):
+    one_each = [tuple(0.5 * (site == i) for i in range(4)) for site in range(4)]
+    for rates in ((0.1, 0.2, 0.3, 0.4), *one_each):
         results = []
         for one in (layer, plain):
             set_rates(one, rates)
@@ -355,7 +364,8 @@ def test_masks_of_the_reference_are_dropout():
 
     def dropped(stream):
         def forward(tensor):
-            kept = keep_mask(seed, tensor.numel() // tensor.shape[-1], tensor.shape[-1], 0.25, stream)
+            columns = tensor.shape[-1]
+            kept = keep_mask(seed, tensor.numel() // columns, columns, 0.25, stream)
             return tensor * kept.view(tensor.shape) / 0.75
 
         return forward
@@ -382,7 +392,7 @@ def test_gradient_agrees_with_differences_along_a_line(plan):
     torch.manual_seed(4)
     d_x = step(layer, x, d_y)[1]
     slope = float((d_x.double() * line).sum())
-    # A difference over 2h is off by h^2 and by rounding, 1e-7 of the sum over h: 1e-3 has both small.
+    # A difference over 2h is off by h^2, and by rounding, 1e-7 of the sum, over h.
     assert (along(1e-3) - along(-1e-3)) / 2e-3 == pytest.approx(slope, rel=5e-3, abs=2e-2)
 
 
@@ -395,9 +405,9 @@ def test_dropping_everything_gives_finite_gradients(plan, site):
     x = torch.randn(2, 5, 32)
     found = step(layer, x, torch.randn_like(x))
     assert all(tensor.isfinite().all() for tensor in found)
-    gone = {0: "self_attn.in_proj_weight", 1: "self_attn.out_proj.weight", 2: "linear1.weight", 3: "linear2.weight"}[site]
-    grads = dict(zip(dict(layer.named_parameters()), found[2:], strict=True))
-    assert (grads[gone] == 0).all()
+    gone = ("self_attn.in_proj", "self_attn.out_proj.", "linear1.", "linear2.")[site]
+    for (name, _), grad in zip(layer.named_parameters(), found[2:], strict=True):
+        assert not name.startswith(gone) or (grad == 0).all(), name
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -467,7 +477,8 @@ def test_state_dict_goes_both_ways(bias):
     layer = EncoderLayer(32, 2, 48, bias=bias)
     layer.load_state_dict(peer.state_dict(), strict=True)
     assert list(layer.state_dict()) == list(peer.state_dict())
-    nn.TransformerEncoderLayer(32, 2, 48, bias=bias).load_state_dict(layer.state_dict(), strict=True)
+    back = nn.TransformerEncoderLayer(32, 2, 48, bias=bias)
+    back.load_state_dict(layer.state_dict(), strict=True)
     for name, value in peer.state_dict().items():
         assert torch.equal(layer.state_dict()[name], value)
     assert set(layer.state_dict()) <= set(ops.PARAMETERS)
@@ -482,7 +493,9 @@ def test_first_values_are_torchs():
         assert torch.equal(layer.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", functional.relu, functional.gelu, nn.ReLU(), nn.GELU()])
+@pytest.mark.parametrize(
+    "activation", ["relu", "gelu", functional.relu, functional.gelu, nn.ReLU(), nn.GELU()]
+)
 def test_layers_convert_both_ways_and_share_parameters(activation):
     peer = torch_layer(activation=activation, norm_first=True, layer_norm_eps=1e-3).eval()
     layer = EncoderLayer.from_torch(peer)
@@ -492,9 +505,10 @@ def test_layers_convert_both_ways_and_share_parameters(activation):
     assert (back.self_attn.dropout, back.dropout1.p, back.dropout.p, back.dropout2.p) == layer.rates
     assert not layer.training
     assert not back.training
-    for one, two, three in zip(peer.parameters(), layer.parameters(), back.parameters(), strict=True):
-        assert one is two
-        assert two is three
+    for other in (layer, back):
+        for one, two in zip(peer.named_parameters(), other.named_parameters(), strict=True):
+            assert one[0] == two[0]
+            assert one[1] is two[1]
     x = torch.randn(2, 5, 32)
     assert error(layer(x), peer(x)) <= FP32
     assert error(back(x), peer(x)) <= FP32
@@ -502,7 +516,10 @@ def test_layers_convert_both_ways_and_share_parameters(activation):
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_copies_compute_the_same(plan):
-    layer = EncoderLayer(32, 2, 48, (0.1, 0.2, 0.3, 0.4), "gelu", plan=plan, norm_first=True, deterministic=True)
+    rates = (0.1, 0.2, 0.3, 0.4)
+    layer = EncoderLayer(
+        32, 2, 48, rates, "gelu", norm_first=True, plan=plan, deterministic=True
+    )
     x = torch.randn(2, 5, 32)
 
     def run(one):
@@ -637,7 +654,12 @@ def operands(plan, p, bias, norm_first, needs_grad):
 
 @pytest.mark.parametrize(
     ("plan", "p", "bias", "norm_first"),
-    [("flash", 0.1, True, False), ("flash", 0.0, False, True), ("ours", 0.1, True, True), ("paper", 0.0, True, False)],
+    [
+        ("flash", 0.1, True, False),
+        ("flash", 0.0, False, True),
+        ("ours", 0.1, True, True),
+        ("paper", 0.0, True, False),
+    ],
 )
 def test_operators_pass_opcheck(plan, p, bias, norm_first):
     seed, mask = torch.tensor(7), torch.randn(5, 5)
@@ -660,11 +682,13 @@ def test_mask_operator_passes_opcheck():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("plan", PLANS)
 def test_compiles_into_one_graph(plan, bias):
+    torch._dynamo.reset()  # it gives up after as many layers as there are cases
     layer = EncoderLayer(32, 2, 48, 0.2, "gelu", bias=bias, plan=plan)
     compiled = torch.compile(layer, fullgraph=True)
     x, d_y = torch.randn(2, 7, 32), torch.randn(2, 7, 32)
     masks = {"src_key_padding_mask": padding(2, 7)}
-    assert not torch.equal(compiled(x, **masks), compiled(x, **masks))  # a seed of its own each call
+    # Every call has a seed of its own.
+    assert not torch.equal(compiled(x, **masks), compiled(x, **masks))
     layer.eval()
     found, wanted = step_of(compiled, layer, x, d_y, masks), step(layer, x, d_y, **masks)
     for one, other in zip(found, wanted, strict=True):
@@ -798,7 +822,7 @@ def call(x=X, dtype=torch.float32, **masks):
     ("run", "kind", "words"),
     [
         (make(nhead=5), ValueError, "multiple of nhead, got 32 and 5"),
-        (make(plan="best"), ValueError, "plan must be one of flash, ours, paper, unfused, got 'best'"),
+        (make(plan="best"), ValueError, "plan must be one of flash, ours, .* got 'best'"),
         (make(activation="tanh"), ValueError, "activation must be .*'tanh'"),
         (make(dropout=-0.1), ValueError, "dropout attention .*-0.1"),
         (make(dropout=(0.1, 0.1, 1.5, 0.1)), ValueError, "dropout activation .*1.5"),
@@ -811,14 +835,14 @@ def call(x=X, dtype=torch.float32, **masks):
         (call(X.to("meta")), ValueError, "one device, got meta and cpu"),
         (call(X.to_sparse()), NotImplementedError, "dense tensor.*to_dense"),
         (
-            call(torch.nested.nested_tensor([X[0], X[1, :3]])),
+            lambda: call(torch.nested.nested_tensor([X[0], X[1, :3]]))(),
             NotImplementedError,
             "nested one.*src_key_padding_mask",
         ),
-        (call(src_mask=torch.zeros(4, 5)), ValueError, r"src_mask .*\(5, 5\) .*\(4, 5, 5\), got \(4, 5\)"),
-        (call(src_mask=torch.zeros(5, 5).int()), ValueError, "src_mask must be bool or floating.*int32"),
-        (call(src_key_padding_mask=torch.zeros(5, 2)), ValueError, r"\(2, 5\), got \(5, 2\)"),
-        (call(src_key_padding_mask=torch.zeros(2, 5).long()), ValueError, "bool or floating.*int64"),
+        (call(src_mask=X[0, :4, :5]), ValueError, r"\(5, 5\) .*\(4, 5, 5\), got \(4, 5\)"),
+        (call(src_mask=X[0, :5, :5].int()), ValueError, "bool or floating.*int32"),
+        (call(src_key_padding_mask=X[0, :, :2]), ValueError, r"\(2, 5\), got \(5, 2\)"),
+        (call(src_key_padding_mask=X[:, 0, :5].long()), ValueError, "bool or floating.*int64"),
         (
             call(src_mask=torch.zeros(5, 5, requires_grad=True)),
             NotImplementedError,
