@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common import gemm
+from common import gemm, native
 from transformer_dm import masks
 from transformer_dm.options import PLANS, Activation, Options, Plan, Rates, drops, rates_of
 from transformer_dm.reference import layer as reference
@@ -170,7 +170,11 @@ class EncoderLayer(nn.Module):
                         f"the kernels give {name} no gradient, but it requires one: detach it, or "
                         'use plan="unfused"'
                     )
-            y = ops.run(x, parameters, src_mask, src_key_padding_mask, options, seed)
+            try:
+                y = ops.run(x, parameters, src_mask, src_key_padding_mask, options, seed)
+            except (native.CompilerNotFound, native.NativeBuildError) as error:
+                error.add_note('without kernels a layer runs with plan="unfused"')
+                raise
         return y if attention.batch_first else y.transpose(0, 1)
 
     @classmethod
@@ -293,7 +297,7 @@ _PARTS: dict[str, type[nn.Module]] = {
 }
 
 
-def _why_not(layer: nn.Module) -> str | None:
+def _why_not(layer: nn.TransformerEncoderLayer) -> str | None:
     """Why EncoderLayer cannot stand in for this one; None if it can."""
     if type(layer) is not nn.TransformerEncoderLayer:
         return f"{type(layer).__name__} is a subclass, which may compute something else"

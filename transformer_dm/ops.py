@@ -10,6 +10,7 @@ element that dropout decided on. Plans with stored scores keep those as well.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -495,7 +496,7 @@ class _EagerLayer(torch.autograd.Function):
         seed: int,
         *parameters: Tensor | None,
     ) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
+        with _no_autocast():
             y, saved = forward(x, parameters, key_mask, mask, options, seed)
         ctx.options, ctx.seed = options, seed
         ctx.set_materialize_grads(False)
@@ -516,11 +517,18 @@ class _EagerLayer(torch.autograd.Function):
         x, key_mask, mask, *others = ctx.saved_tensors
         parameters, saved = others[: len(PARAMETERS)], Saved(*others[len(PARAMETERS) :])
         needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[5:]]
-        with torch.autocast("cpu", enabled=False):
+        with _no_autocast():
             d_x, *grads = backward(
                 d_y, x, parameters, saved, key_mask, mask, ctx.options, ctx.seed, needs
             )
         return (d_x, *nothing, *grads)
+
+
+def _no_autocast() -> contextlib.AbstractContextManager[None]:
+    """Torch's products stay in the type of their operands. Entering costs, so only if needed."""
+    if torch.is_autocast_enabled("cpu"):
+        return torch.autocast("cpu", enabled=False)
+    return contextlib.nullcontext()
 
 
 def run(
@@ -545,7 +553,7 @@ def run(
     key_mask, mask = masks.canonical(src_mask, key_padding_mask, options.heads)
     x = x.contiguous()
     if not torch.is_grad_enabled():
-        with torch.autocast("cpu", enabled=False):
+        with _no_autocast():
             return forward(x, parameters, key_mask, mask, options, _number(seed))[0]
     out = _EagerLayer.apply(  # type: ignore[no-untyped-call]  # torch's apply has no annotations
         x, key_mask, mask, options, _number(seed), *parameters

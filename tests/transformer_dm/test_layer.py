@@ -884,6 +884,17 @@ def test_unfused_needs_no_compiler(monkeypatch):
     assert all(tensor.isfinite().all() for tensor in found)
 
 
+@pytest.mark.parametrize("plan", FUSED)
+def test_missing_compiler_names_the_way_out(plan, monkeypatch):
+    def refuse(*_):
+        raise native.CompilerNotFound("C++", "c++")
+
+    monkeypatch.setattr(ops, "forward", refuse)
+    with pytest.raises(native.CompilerNotFound) as caught:
+        EncoderLayer(32, 2, 48, plan=plan)(X)
+    assert any('plan="unfused"' in note for note in caught.value.__notes__)
+
+
 def test_autocast_leaves_the_layer_in_its_own_type():
     layer = EncoderLayer(32, 2, 48, 0.0, deterministic=True)
     x, d_y = torch.randn(2, 5, 32), torch.randn(2, 5, 32)
