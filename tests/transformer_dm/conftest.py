@@ -1,4 +1,4 @@
-"""What the tests of the native kernels share: every width of vectors, and comparison by rounding."""
+"""What the tests of the native kernels share: every width of vectors, comparison by rounding."""
 
 from collections.abc import Callable, Iterator
 from types import ModuleType

@@ -242,7 +242,7 @@ def test_operands_that_do_not_fit_are_named() -> None:
         kernels.residual_add(x, x[:2])
     with pytest.raises(ValueError, match=r"bits of 3 rows of 20 with p=0.5"):
         kernels.dropout_backward(x, none, 0.5)
-    with pytest.raises(TypeError, match="got torch.float16"):
+    with pytest.raises(TypeError, match=r"got torch\.float16"):
         kernels.bias_gradient(x.half())
     with pytest.raises(ValueError, match="from 0 to 1, got 2"):
         kernels.dropout_forward(x, 2.0, 0, 0)

@@ -133,9 +133,7 @@ def test_the_parts_are_plain_torch_but_for_rounding(
 
     d, h = size(q.dy), size(xhat)
     found = norm.layernorm_backward(q.dy, q.d_total, xhat, rstd, q.gamma)
-    wanted = reference.layernorm_backward(
-        *map(exact, (q.dy, q.d_total, xhat, rstd, q.gamma))
-    )
+    wanted = reference.layernorm_backward(*map(exact, (q.dy, q.d_total, xhat, rstd, q.gamma)))
     g = d * gamma
     terms = g + g.mean(1, keepdim=True) + h * (g * h).mean(1, keepdim=True)
     terms = size(rstd)[:, None] * terms
@@ -247,9 +245,7 @@ def test_any_number_of_threads_gives_the_same_bits(
         with_threads(n)
         forward = problem.forward(norm, 0.1, want_sum=True)
         backward = problem.backward(norm, *forward[1:4], 0.1)
-        halves = norm.backward_scale(
-            problem.dy, problem.dy2, forward[1], problem.gamma, problem.x
-        )
+        halves = norm.backward_scale(problem.dy, problem.dy2, forward[1], problem.gamma, problem.x)
         results.append([*forward, *backward, *halves])
     for other in results[1:]:
         assert all(a.equal(b) for a, b in zip(results[0], other, strict=True))
@@ -335,9 +331,9 @@ def test_operands_that_do_not_fit_are_named() -> None:
         norm.bdrln_backward(q.dy, None, None, xhat, rstd, None, bits[:0, 0], 0.1)
     with pytest.raises(ValueError, match=r"at least one element, got \(3, 0\)"):
         norm.layernorm_forward(q.x[:, :0].contiguous(), None, None, EPS)
-    with pytest.raises(TypeError, match="float32 and bfloat16, got torch.float64"):
+    with pytest.raises(TypeError, match=r"float32 and bfloat16, got torch\.float64"):
         norm.layernorm_forward(q.x.double(), None, None, EPS)
-    with pytest.raises(TypeError, match="'gamma' must have dtype float32, got torch.bfloat16"):
+    with pytest.raises(TypeError, match=r"'gamma' must have dtype float32, got torch\.bfloat16"):
         norm.layernorm_forward(q.x, q.gamma.bfloat16(), None, EPS)
     with pytest.raises(ValueError, match="'residual' must be contiguous"):
         norm.layernorm_forward(y.t(), None, None, EPS)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from common import native
 from transformer_dm import philox
 from transformer_dm.kernels import philox as kernel
 
@@ -71,20 +70,10 @@ def test_native_bits_are_those_of_the_definition(
     assert (unpacked(bits) == philox.keep_mask(rows, width, p, seed, 3)).all()
 
 
-@pytest.mark.parametrize("flags", [(), ("-march=x86-64-v3",), ("-DSIMD_SCALAR",)])
-def test_counters_beyond_32_bits_go_on_in_the_second_word(flags: tuple[str, ...]) -> None:
-    probe = native.build_source(
-        "philox_probe",
-        '#include "philox.h"\n'
-        "EXPORT void probe(int64_t g, int32_t *bits) {\n"
-        "  philox::Generator(5, 1, 30000).group(g, reinterpret_cast<uint32_t *>(bits));\n}\n",
-        language="c++",
-        include_dirs=[kernel._SOURCE.parent],
-        flags=flags,
-    )
+def test_counters_beyond_32_bits_go_on_in_the_second_word(build: str) -> None:
     bits = torch.empty(1, 4, dtype=torch.int32)
     for g in (2**28 - 1, 2**28, 2**40 + 3):
-        probe.function("void probe(int64_t g, int32_t* bits)")(g, bits)
+        kernel._library().function(kernel._PROTOTYPE)(bits, g, 1, 5, 1, 30000, 1)
         c = np.arange(16 * g, 16 * g + 16, dtype=np.uint64)
         counter = np.stack([c % 2**32, c >> np.uint64(32), 0 * c + 1, 0 * c], axis=1)
         words = philox.philox4x32(counter.astype(np.uint32), np.array([5, 0], np.uint32))

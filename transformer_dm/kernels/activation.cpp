@@ -51,16 +51,6 @@ template <class Call> void with_activation(int64_t activation, const Call &call)
   }
 }
 
-/* While a group of bits is drawn, which takes longer than its elements, no load of theirs is under
-   way: ask for the elements of later groups. Measured 10% faster with ReLU. */
-template <class E> SIMD_INLINE void prefetch(const E *in, E *out) {
-  constexpr int ahead = 4 * philox::group_size, line = 64 / sizeof(E);
-  for (int i = ahead; i < ahead + philox::group_size; i += line) {
-    __builtin_prefetch(in + i);
-    __builtin_prefetch(out + i, 1);
-  }
-}
-
 template <class E>
 void forward(const E *x, const E *bias, const E *residual, E *out, int32_t *bits, float *workspace,
              int64_t n_rows, int64_t columns, int64_t activation, float scale, uint64_t seed,
@@ -71,16 +61,17 @@ void forward(const E *x, const E *bias, const E *residual, E *out, int32_t *bits
       blocks(n_rows, threads, [&](int64_t, int64_t from, int64_t to, int64_t) {
         for (int64_t r = from; r < to; r++)
           for (int64_t first = 0; first < columns; first += philox::group_size) {
-            prefetch(x + r * columns + first, out + r * columns + first);
+            prefetch(x + r * columns + first);
             dropout.draw(r, first);
             const int64_t last = std::min<int64_t>(columns, first + philox::group_size);
-            vectors<act.copies>(first, last, [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {
+            const auto element = [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {
               const int64_t at = r * columns + c;
               vec a = act.function(load(x + at, lanes) + simd::load(b + c));
               a = dropout.apply(a, r, c, v);
               if (residual) a += load(residual + at, lanes);
               store(out + at, a, lanes);
-            });
+            };
+            vectors<act.copies>(first, last, element);
           }
       });
     });
@@ -92,7 +83,7 @@ template <int n, class E, class Act, class Dropout>
 SIMD_INLINE void backward_rows(const E *d, const E *x, const float *b, E *dx, float *partial,
                                const Act &act, const Dropout &dropout, int64_t r,
                                int64_t columns) {
-  vectors<Act::copies>(0, columns, [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {
+  const auto column = [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {
     vec sum = {};
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
@@ -103,7 +94,8 @@ SIMD_INLINE void backward_rows(const E *d, const E *x, const float *b, E *dx, fl
       sum += g;
     }
     if (partial) simd::store(partial + c, simd::load(partial + c) + only(sum, lanes));
-  });
+  };
+  vectors<Act::copies>(0, columns, column);
 }
 
 /* dx null: only sums are wanted; d_bias null: only dx is. */

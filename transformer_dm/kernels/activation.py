@@ -80,8 +80,7 @@ def activation_forward(
     h: Tensor, bias: Tensor | None, activation: Activation, p: float, seed: int, stream: int
 ) -> tuple[Tensor, Tensor]:
     """dropout(activation(h + bias)), T, and the bits of the mask. GELU is the exact, erf form."""
-    if activation is None:
-        _refuse_none()
+    _refuse_none(activation)
     return elementwise_forward(h, bias, None, activation, p, seed, stream)
 
 
@@ -98,13 +97,15 @@ def activation_backward(
 
     in_place: write dh into da, and return that
     """
-    if activation is None:
-        _refuse_none()
+    _refuse_none(activation)
     return elementwise_backward(da, h, bias, bits, activation, p, in_place)
 
 
-def _refuse_none() -> None:
-    raise ValueError("activation must be relu or gelu, got None: use dropout_forward without one")
+def _refuse_none(activation: str | None) -> None:
+    if activation is None:
+        raise ValueError(
+            "activation must be relu or gelu, got None: use dropout_forward without one"
+        )
 
 
 def bias_forward(x: Tensor, bias: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ SIMD_INLINE float add_residual(const E *x, const float *bias, const E *residual,
                                float *row, const Dropout &dropout, int64_t r, int64_t columns) {
   vec sum[sums] = {};
   for (int64_t first = 0; first < columns; first += philox::group_size) {
+    if (x) prefetch(x + first);
+    prefetch(residual + first);
     dropout.draw(r, first);
     const int64_t last = std::min<int64_t>(columns, first + philox::group_size);
     vectors(first, last, [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {

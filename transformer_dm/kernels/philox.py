@@ -13,7 +13,7 @@ from transformer_dm import philox
 
 _SOURCE = Path(__file__).with_name("philox.cpp")
 _PROTOTYPE = (
-    "void philox_keep_bits(int32_t* bits, int64_t rows, int64_t padded, uint64_t seed, "
+    "void philox_keep_bits(int32_t* bits, uint64_t first, int64_t groups, uint64_t seed, "
     "uint32_t stream, uint32_t threshold, int64_t threads)"
 )
 
@@ -39,6 +39,12 @@ def keep_bits(
         return torch.empty(0, dtype=torch.int32)
     bits = torch.empty((rows, padded // 32), dtype=torch.int32)
     _library().function(_PROTOTYPE)(
-        bits, rows, padded, seed % 2**64, stream, dropped, torch.get_num_threads()
+        bits,
+        0,
+        rows * padded // philox.GROUP,
+        seed % 2**64,
+        stream,
+        dropped,
+        torch.get_num_threads(),
     )
     return bits
