@@ -45,10 +45,10 @@ using simd::vec;
 constexpr int rows = gemm::kernel_rows, columns = gemm::panel_columns;
 constexpr int vectors = gemm::panel_vectors, width = simd::width;
 /* Queries of a step of backward; keys of a complete softmax, in tiles; keys whose ds are kept. */
-constexpr int together = columns > 64 ? columns : 64 / columns * columns;
+constexpr int together = columns > 128 ? columns : 128 / columns * columns;
 constexpr int panels_together = together / columns;
 constexpr int64_t complete = (2048 + rows - 1) / rows;
-constexpr int64_t kept = (512 + rows - 1) / rows;
+constexpr int64_t kept = (256 + rows - 1) / rows;
 
 /* Steps of a panel of scores of 16 KiB. */
 constexpr int64_t near_steps = 4096 / columns;
@@ -653,7 +653,10 @@ template <class E> struct Backward {
         const int64_t d_s_panel = (stop - first) * rows / Lane<E>::terms * columns;
         for (int64_t tile = first; tile < stop; tile++) {
           float *const d_s = part.d_s + (tile - first) * rows / Lane<E>::terms * columns;
-          for (int64_t panel = 0; panel < n_panels; panel++)
+          /* Causal: the panels whose last query comes before the tile's first key have no part. */
+          const int64_t before =
+              masks.causal ? std::max<int64_t>(0, (tile * rows - query) / columns) : 0;
+          for (int64_t panel = before; panel < n_panels; panel++)
             (dropout.drops ? &Backward::gradient_tile<true> : &Backward::gradient_tile<false>)(
                 tile, query, panel, steps, scale * log2_e, dropout.scale, part,
                 {masks.additive ? part.mask + panel * padded * columns : nullptr, part.blocked,
@@ -661,22 +664,30 @@ template <class E> struct Backward {
                 part.keep + panel * words, d_s + panel * d_s_panel);
           for (int64_t column = 0; column < wide; column += columns) {
             const int64_t of_c = (tile * wide + column) * rows;
-            const int64_t of_b = column * (panels_together * columns / Lane<E>::terms);
-            update<E>(part.p, rows * columns / Lane<E>::terms, n_panels, part.d_o_rows + of_b,
+            const int64_t of_b =
+                (column * panels_together + before * columns) * (columns / Lane<E>::terms);
+            const int64_t p_panel = rows * columns / Lane<E>::terms;
+            update<E>(part.p + before * p_panel, p_panel, n_panels - before, part.d_o_rows + of_b,
                       part.d_v + of_c);
             if constexpr (pairs)
-              update<E>(part.d_s_tile, rows * columns / Lane<E>::terms, n_panels,
+              update<E>(part.d_s_tile + before * p_panel, p_panel, n_panels - before,
                         part.q_rows + of_b, part.d_k + of_c);
             else
-              update<E>(d_s, d_s_panel, n_panels, part.q_rows + of_b, part.d_k + of_c);
+              update<E>(d_s + before * d_s_panel, d_s_panel, n_panels - before, part.q_rows + of_b,
+                        part.d_k + of_c);
           }
         }
-        for (int64_t panel = 0; panel < n_panels; panel++)
-          multiply_transposed<E>(part.k_turned, padded / Lane<E>::terms, size,
-                                 first * rows / Lane<E>::terms,
-                                 (stop - first) * rows / Lane<E>::terms,
-                                 part.d_s + panel * d_s_panel, first ? one : nullptr,
-                                 part.d_q + panel * size * columns);
+        for (int64_t panel = 0; panel < n_panels; panel++) {
+          const int64_t seen =
+              masks.causal ? std::min(stop, tiles(std::min(end, query + (panel + 1) * columns)))
+                           : stop;
+          if (seen > first)
+            multiply_transposed<E>(part.k_turned, padded / Lane<E>::terms, size,
+                                   first * rows / Lane<E>::terms,
+                                   (seen - first) * rows / Lane<E>::terms,
+                                   part.d_s + panel * d_s_panel, first ? one : nullptr,
+                                   part.d_q + panel * size * columns);
+        }
       }
       for (int64_t panel = 0; panel < n_panels; panel++) {
         transpose_out(part.d_q + panel * size * columns, by, size, part.turned);
@@ -716,7 +727,7 @@ template <class E> struct Backward {
   static __attribute__((noinline)) void gradient_tile(int64_t tile, int64_t query, int64_t panel, int64_t steps, float factor,
                             float drop_scale, const Parts &part, const Blocked &blocked,
                             const uint32_t *keep, float *d_s) {
-    float scores[rows * columns], d_p[rows * columns];
+    alignas(64) float scores[rows * columns], d_p[rows * columns];
     vec unused[vectors] = {};
     store_scores<E>(steps, part.k + tile * steps * rows, part.q + panel * steps * columns, factor,
                     unused, scores);

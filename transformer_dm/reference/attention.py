@@ -1,6 +1,6 @@
 """Multi-head attention in plain torch, score by score as the equations say.
 
-For any floating-point type and for autograd. Dropout masks are those of the kernels, from philox.py.
+For any floating-point type and for autograd. Dropout masks are those of the kernels (philox.py).
 """
 
 from __future__ import annotations
@@ -41,13 +41,16 @@ def attention_forward(
 def attention_backward(
     d_o: Tensor,
     qkv: Tensor,
+    o: Tensor | None,
+    lse: Tensor | None,
     key_mask: Tensor | None,
     mask: Tensor | None,
     causal: bool,
     p: float,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """d_qkv and d_bias (3 H P,) by autograd; o and lse, which the kernel wants, are not needed."""
+    """d_qkv and d_bias (3 H P,) by autograd; o and lse, which the kernel wants, may be None."""
+    del o, lse
     with torch.enable_grad():
         leaf = qkv.detach().requires_grad_()
         o, _ = attention_forward(leaf, key_mask, mask, causal, p, seed)
