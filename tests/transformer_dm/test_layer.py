@@ -517,9 +517,7 @@ def test_layers_convert_both_ways_and_share_parameters(activation):
 @pytest.mark.parametrize("plan", PLANS)
 def test_copies_compute_the_same(plan):
     rates = (0.1, 0.2, 0.3, 0.4)
-    layer = EncoderLayer(
-        32, 2, 48, rates, "gelu", norm_first=True, plan=plan, deterministic=True
-    )
+    layer = EncoderLayer(32, 2, 48, rates, "gelu", norm_first=True, plan=plan, deterministic=True)
     x = torch.randn(2, 5, 32)
 
     def run(one):
