@@ -698,8 +698,8 @@ template <class E> struct Backward {
         add_rows(part.turned, round_up(size, width), here, 1.0f, of_head);
       }
     }
-    store_tiles(part.d_k, scale, part, d_qkv + origin + third, of_head + third);
-    store_tiles(part.d_v, dropout.scale, part, d_qkv + origin + 2 * third, of_head + 2 * third);
+    store_tiles(part.d_k, scale, d_qkv + origin + third, of_head + third);
+    store_tiles(part.d_v, dropout.scale, d_qkv + origin + 2 * third, of_head + 2 * third);
   }
 
   /* n rows of x, as right operands with the rows as terms, one for each panel of P's columns. */
@@ -781,7 +781,7 @@ template <class E> struct Backward {
   }
 
   /* The rows of dK or dV, from [tile][panel][row][column]. */
-  void store_tiles(const float *x, float factor, const Parts &, E *out, float *of_head) const {
+  void store_tiles(const float *x, float factor, E *out, float *of_head) const {
     const int64_t wide = gemm::panels(shape.size) * columns;
     for (int64_t row = 0; row < shape.length; row += rows, x += rows * wide) {
       const int64_t n = std::min<int64_t>(rows, shape.length - row);
