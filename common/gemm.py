@@ -3,6 +3,7 @@
     c = gemm(x, w, bias=b, activation="relu")
     weight = pack(w)                      # once, for many products
     c = gemm(x, weight, out=c, backend="onednn")
+    c = gemm(x, w, backend="auto")        # whichever was the fastest on this shape, measured once
 
 Back ends: "native" (kernels/gemm.h), "onednn" (torch's inference operator), "aten" (torch.mm, so
 MKL in most builds) and "numpy" (OpenBLAS in most). So a peer of ours can be run with a product as
@@ -11,11 +12,14 @@ fast as ours, and ours with what everybody has.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import mmap
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -30,7 +34,11 @@ __all__ = [
     "Activation",
     "Backend",
     "PackedMatrix",
+    "chosen",
+    "deterministic",
+    "forget",
     "gemm",
+    "is_deterministic",
     "onednn_takes",
     "pack",
 ]
@@ -129,7 +137,7 @@ def gemm(
     activation: Activation | None = None,
     out: Tensor | None = None,
     accumulate: bool = False,
-    backend: Backend = "native",
+    backend: Backend | Literal["auto"] = "native",
     threads: int | None = None,
 ) -> Tensor:
     """activation(a @ b + bias), or activation(out + a @ b + bias) with `accumulate`.
@@ -137,6 +145,9 @@ def gemm(
     a: (m, k), b: (k, n), both float32 or both bfloat16, of any strides; b may be packed
     bias: (n,), float32 or of the operands' type
     out: (m, n) of the operands' type, its rows contiguous; may not share memory with a or b
+    backend: "auto" measures native, onednn and aten the first time this process meets a product of
+        these sizes, layouts, type, threads and epilogue, and keeps to the fastest; inside
+        `deterministic` it is native, whatever was measured
     threads: by default as many as torch uses; the native result has the same bits for any number
 
     Sums are kept in float32 and rounded once, by onednn and aten too. Nothing is recorded for
@@ -178,7 +189,6 @@ def gemm(
     if out is None:
         if accumulate:
             raise ValueError("accumulate adds to out: pass the tensor to add to as out=")
-        out = torch.empty((m, n), dtype=dtype)
         pitch = n
     else:
         if (
@@ -192,14 +202,19 @@ def gemm(
             pitch = out.stride(0)
         else:
             pitch = n
+    is_default = threads is None
     if threads is None:
         threads = torch.get_num_threads()
     elif threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    elif backend != "native":
-        return _on_threads(a, b, bias, activation, out, accumulate, backend, threads)
+    if backend == "auto":
+        backend = _choose(a, b, bias, activation, accumulate, threads)
     if backend != "native":
-        return _by_library(a, b, bias, activation, out, accumulate, backend)
+        if is_default:
+            return _by_library(a, b, bias, activation, out, accumulate, backend)
+        return _on_threads(a, b, bias, activation, out, accumulate, backend, threads)
+    if out is None:
+        out = torch.empty((m, n), dtype=dtype)
 
     a_row, a_column = a.stride()
     a_at, out_at = a.data_ptr(), out.data_ptr()
@@ -327,16 +342,17 @@ def _by_library(
     b: Tensor | PackedMatrix,
     bias: Tensor | None,
     activation: Activation | None,
-    out: Tensor,
+    out: Tensor | None,
     accumulate: bool,
     backend: str,
 ) -> Tensor:
     product = _LIBRARIES.get(backend)
     if product is None:
-        raise _unknown("backend", backend, BACKENDS)
-    for name, x in (("a", a), ("b", b)):
-        if isinstance(x, Tensor) and _overlap(x, out):
-            _refuse_overlap(name, out.numel())
+        raise _unknown("backend", backend, ("auto", *BACKENDS))
+    if out is not None:
+        for name, x in (("a", a), ("b", b)):
+            if isinstance(x, Tensor) and _overlap(x, out):
+                _refuse_overlap(name, out.numel())
     with torch.no_grad():
         return product(a, b, bias, activation, out, accumulate)
 
@@ -354,7 +370,7 @@ def _onednn(
     b: Tensor | PackedMatrix,
     bias: Tensor | None,
     activation: Activation | None,
-    out: Tensor,
+    out: Tensor | None,
     accumulate: bool,
 ) -> Tensor:
     _check_onednn(a.dtype)
@@ -364,9 +380,11 @@ def _onednn(
     if not a.numel() or not weight.numel():  # the operator refuses empty operands
         return _aten(a, b, bias, activation, out, accumulate)
     fused = "none" if activation is None or accumulate else activation
-    product = torch.ops.mkldnn._linear_pointwise(
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(
         a, weight, bias, fused, [], "none" if fused == "gelu" else ""
     )
+    if out is None:
+        return product
     if accumulate:
         return _activate(out.add_(product), activation)
     return out.copy_(product)
@@ -385,10 +403,12 @@ def _aten(
     b: Tensor | PackedMatrix,
     bias: Tensor | None,
     activation: Activation | None,
-    out: Tensor,
+    out: Tensor | None,
     accumulate: bool,
 ) -> Tensor:
     right = b.tensor if isinstance(b, PackedMatrix) else b
+    if out is None:
+        out = a.new_empty(a.shape[0], right.shape[1])
     if accumulate:
         out.addmm_(a, right)
         if bias is not None:
@@ -405,7 +425,7 @@ def _numpy(
     b: Tensor | PackedMatrix,
     bias: Tensor | None,
     activation: Activation | None,
-    out: Tensor,
+    out: Tensor | None,
     accumulate: bool,
 ) -> Tensor:
     import numpy as np
@@ -415,6 +435,8 @@ def _numpy(
             "numpy has no bfloat16: use backend native, onednn or aten, or float32 operands"
         )
     right = (b.tensor if isinstance(b, PackedMatrix) else b).detach().numpy()
+    if out is None:
+        out = a.new_empty(a.shape[0], right.shape[1])
     if accumulate:
         out += torch.from_numpy(np.matmul(a.detach().numpy(), right))
     else:
@@ -433,6 +455,181 @@ def _activate(x: Tensor, activation: Activation | None) -> Tensor:
     if activation == "gelu":
         return x.copy_(torch.nn.functional.gelu(x))
     return cast(Tensor, getattr(x, f"{activation}_")())
+
+
+# ---- The choice of "auto" ----
+
+#: Those a choice is between. numpy is left out: it has one type, and threads of its own.
+_CANDIDATES: tuple[Backend, ...] = ("native", "onednn", "aten")
+# A shape of a training step is met before anything of it ran, so the choice may cost some calls but
+# not seconds. A library without instructions for a type or a layout can be a thousand times slower
+# than the others: so the product is measured on corners that grow, and who falls behind drops out.
+# Per heat: flops of the corner at most, no side halved below, samples, times the best to stay in.
+_HEATS = ((2**20, 32, 2, 8.0), (2**28, 256, 2, 2.0), (2**31, 512, 5, 1.0))
+_SAMPLE_S = 1e-4
+# A library must be faster by more than samples scatter: the native result repeats bit for bit.
+_MARGIN = 0.97
+
+_Key = tuple[Any, ...]
+_choices: dict[_Key, Backend] = {}
+_deterministic = contextvars.ContextVar("common.gemm.deterministic", default=False)
+
+
+@contextlib.contextmanager
+def deterministic(enabled: bool = True) -> Iterator[None]:
+    """Have backend "auto" be native for a while, so that the same bits come from any choice.
+
+    Holds for this thread or task. torch.use_deterministic_algorithms(True) does the same.
+    """
+    token = _deterministic.set(enabled)
+    try:
+        yield
+    finally:
+        _deterministic.reset(token)
+
+
+def is_deterministic() -> bool:
+    """True where "auto" is native without a measurement."""
+    return _deterministic.get() or torch.are_deterministic_algorithms_enabled()
+
+
+def chosen() -> Mapping[_Key, Backend]:
+    """What "auto" found so far: (m, k, n, layouts of a and b, type, threads, epilogue) -> name."""
+    return dict(_choices)
+
+
+def forget() -> None:
+    """Measure again where a shape is met next."""
+    _choices.clear()
+
+
+def _layout(x: Tensor | PackedMatrix) -> str:
+    if isinstance(x, PackedMatrix):
+        return "packed"
+    row, column = x.stride()
+    return "rows" if column == 1 else "columns" if row == 1 else "sparse"
+
+
+def _choose(
+    a: Tensor,
+    b: Tensor | PackedMatrix,
+    bias: Tensor | None,
+    activation: Activation | None,
+    accumulate: bool,
+    threads: int,
+) -> Backend:
+    if is_deterministic():
+        return "native"
+    (m, k), n = a.shape, b.shape[1]
+    epilogue = (bias is not None, activation, accumulate)
+    key = (m, k, n, _layout(a), _layout(b), a.dtype, threads, *epilogue)
+    found = _choices.get(key)
+    if found is None:
+        # Racing threads measure twice and agree on the last: no lock is worth it.
+        found = "native"
+        if m * k * n > 0:
+            found = _fastest(a, b, bias, activation, accumulate, threads)
+        _choices[key] = found
+    return found
+
+
+def _fastest(
+    a: Tensor,
+    b: Tensor | PackedMatrix,
+    bias: Tensor | None,
+    activation: Activation | None,
+    accumulate: bool,
+    threads: int,
+) -> Backend:
+    """The back end of least time for this product; raises what native raised if none can run."""
+    is_default = threads == torch.get_num_threads()
+    names: tuple[Backend, ...] = _CANDIDATES
+    times: dict[Backend, float] = {}
+    failures: dict[Backend, Exception] = {}
+    before: tuple[int, int, int] | None = None
+    for most_flops, shortest, samples, factor in _HEATS:
+        sides = _corner((a.shape[0], a.shape[1], b.shape[1]), most_flops, shortest)
+        if sides == before and factor > 1:
+            continue
+        before = sides
+        m, k, n = sides
+        if isinstance(b, PackedMatrix):  # it is packed for the whole
+            k, n = b.shape
+        left = _cut(a, m, k)
+        right = b if isinstance(b, PackedMatrix) else _cut(b, k, n)
+        options: dict[str, Any] = {
+            "bias": None if bias is None else bias[:n],
+            "activation": activation,
+            "out": a.new_zeros(m, n) if accumulate else None,
+            "accumulate": accumulate,
+            "threads": None if is_default else threads,
+        }
+        calls: dict[Backend, Callable[[], object]] = {}
+        for name in names:
+            call = functools.partial(gemm, left, right, backend=name, **options)
+            try:
+                call()
+            except (RuntimeError, OSError) as error:  # no compiler; no primitive for the type
+                failures[name] = error
+            else:
+                calls[name] = call
+        if not calls:
+            raise failures["native"]
+        times = _times(calls, threads, samples) if len(calls) > 1 else dict.fromkeys(calls, 0.0)
+        best = min(times.values())
+        names = tuple(name for name in calls if times[name] <= factor * best)
+        if len(names) == 1 and factor > 1:
+            return names[0]
+    fastest = min(times, key=times.__getitem__)
+    own = times.get("native")
+    return "native" if own is not None and times[fastest] > _MARGIN * own else fastest
+
+
+def _corner(sizes: tuple[int, int, int], most_flops: int, shortest: int) -> tuple[int, int, int]:
+    """Sizes halved, the largest first, until a product of them is small enough."""
+    sides = list(sizes)
+    while 2 * sides[0] * sides[1] * sides[2] > most_flops and max(sides) > shortest:
+        longest = sides.index(max(sides))
+        sides[longest] = max(shortest, sides[longest] // 2)
+    return sides[0], sides[1], sides[2]
+
+
+def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
+    """The first rows and columns; of a matrix without gaps a copy without gaps, laid out alike.
+
+    oneDNN falls back to plain loops where a matrix has gaps.
+    """
+    part = x[:rows, :columns]
+    if part.shape == x.shape:
+        return x
+    if x.is_contiguous():
+        return part.contiguous()
+    return part.t().contiguous().t() if x.t().is_contiguous() else part
+
+
+def _times(
+    calls: Mapping[Backend, Callable[[], object]], threads: int, samples: int
+) -> dict[Backend, float]:
+    """Least seconds of a call over interleaved samples, so that a slow while slows all alike."""
+    # Threads that wait for each other burn processor time without working.
+    clock = time.thread_time if threads == 1 else time.perf_counter
+
+    def sample(call: Callable[[], object], repeats: int) -> float:
+        start = clock()
+        for _ in range(repeats):
+            call()
+        return (clock() - start) / repeats
+
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        repeats[name] = max(1, min(100, int(_SAMPLE_S / max(sample(call, 1), 1e-7))))
+    best = dict.fromkeys(calls, float("inf"))
+    for turn in range(samples):
+        order = list(calls) if turn % 2 == 0 else list(calls)[::-1]
+        for name in order:
+            best[name] = min(best[name], sample(calls[name], repeats[name]))
+    return best
 
 
 # ---- Errors ----

@@ -1,7 +1,8 @@
 """Products against float64 numpy: every layout, sizes around a block, epilogues and builds."""
 
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -314,6 +315,189 @@ def test_builds_differ(build: str) -> None:
         assert terms == 1
 
 
+# ---- The choice of "auto" ----
+
+
+@pytest.fixture
+def no_choices() -> Iterator[None]:
+    """What one test found out must not decide for the next."""
+    module.forget()
+    yield
+    module.forget()
+
+
+def slowed(monkeypatch: pytest.MonkeyPatch, waits: dict[str, float]) -> dict[str, int]:
+    """Make libraries slower by some seconds a call; returns their calls, which go on counting."""
+    calls = dict.fromkeys(waits, 0)
+
+    def slow(name: str, product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*arguments: object) -> Tensor:
+            calls[name] += 1
+            end = time.thread_time() + waits[name]
+            while time.thread_time() < end:
+                pass
+            return product(*arguments)
+
+        return call
+
+    for name in waits:
+        product = slow(name, module._LIBRARIES[name])
+        monkeypatch.setitem(module._LIBRARIES, name, product)
+    return calls
+
+
+@pytest.mark.usefixtures("no_choices")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_auto_gives_the_product_of_the_three_uses_of_a_linear_layer(
+    dtype: torch.dtype, rng: np.random.Generator
+) -> None:
+    x, w, dy = (random(rng, *s, dtype=dtype) for s in ((33, 40), (24, 40), (33, 24)))
+    bias, dx = random(rng, 24, dtype=dtype), random(rng, 33, 40, dtype=dtype)
+    for _ in range(2):  # measured, then remembered
+        assert_product(gemm(x, w.t(), bias=bias, backend="auto"), x, w.t(), bias=bias)
+        assert_product(gemm(dy.t(), x, backend="auto"), dy.t(), x)
+        out = dx.clone()
+        gemm(dy, w, out=out, accumulate=True, backend="auto")
+        assert_product(out, dy, w, old=dx)
+    assert len(module.chosen()) == 3
+
+
+@pytest.mark.usefixtures("no_choices")
+@pytest.mark.parametrize("fast", ["onednn", "aten"])
+def test_auto_takes_a_library_that_is_faster(
+    fast: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = random(rng, 64, 64), random(rng, 64, 64)
+    slow = {"onednn": "aten", "aten": "onednn"}[fast]
+    slowed(monkeypatch, {slow: 0.02})
+    # The fast one does nothing at all; native multiplies.
+    monkeypatch.setitem(module._LIBRARIES, fast, lambda a, *_: a)
+    monkeypatch.setattr(module, "_workspaces", _Sluggish(0.005))
+    gemm(a, b, backend="auto", threads=1)
+    assert list(module.chosen().values()) == [fast]
+
+
+class _Sluggish(module._Workspaces):
+    """The native back end with a wait before every product."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.ready = _Waiting(seconds)
+
+
+class _Waiting(dict):  # type: ignore[type-arg]  # stands in for one
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def get(self, key: object, default: object = None) -> object:
+        end = time.thread_time() + self._seconds
+        while time.thread_time() < end:
+            pass
+        return super().get(key, default)
+
+
+@pytest.mark.usefixtures("no_choices")
+def test_auto_measures_a_shape_once_and_keeps_to_native_if_that_is_fastest(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = random(rng, 32, 48), random(rng, 48, 40)
+    calls = slowed(monkeypatch, {"onednn": 0.01, "aten": 0.01})
+    expected = gemm(a, b, threads=1)
+    assert torch.equal(gemm(a, b, backend="auto", threads=1), expected)
+    measured = dict(calls)
+    assert min(measured.values()) >= 1
+    assert torch.equal(gemm(a, b, backend="auto", threads=1), expected)
+    assert calls == measured
+    # Another size, layout, type or epilogue is another choice.
+    gemm(a, b.t().contiguous().t(), backend="auto", threads=1)
+    gemm(a[:31], b, backend="auto", threads=1)
+    gemm(a, b, activation="relu", backend="auto", threads=1)
+    gemm(a.bfloat16(), b.bfloat16(), backend="auto", threads=1)
+    gemm(a, pack(b), backend="auto", threads=1)
+    assert len(module.chosen()) == 6
+
+
+@pytest.mark.usefixtures("no_choices")
+def test_auto_does_without_a_library_that_cannot_run(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Tensor:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setitem(module._LIBRARIES, "onednn", fail)
+    a, b = random(rng, 8, 8), random(rng, 8, 8)
+    assert_product(gemm(a, b, backend="auto"), a, b)
+    assert "onednn" not in module.chosen().values()
+
+
+@pytest.mark.usefixtures("no_choices")
+def test_auto_does_without_a_compiler(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> object:
+        raise native.CompilerNotFound("c++", ["c++"])
+
+    monkeypatch.setattr(module, "_workspaces", module._Workspaces())
+    monkeypatch.setattr(module, "_entry", fail)
+    a, b = random(rng, 8, 8), random(rng, 8, 8)
+    assert_product(gemm(a, b, backend="auto"), a, b)
+    assert set(module.chosen().values()) <= {"onednn", "aten"}
+
+
+@pytest.mark.usefixtures("no_choices")
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_auto_is_native_where_results_must_repeat(
+    by_torch: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = slowed(monkeypatch, {"onednn": 0.0, "aten": 0.0})
+    a, b = random(rng, 9, 1100), random(rng, 1100, 33)
+    if by_torch:
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        found = gemm(a, b, backend="auto")
+    else:
+        with module.deterministic():
+            assert module.is_deterministic()
+            found = gemm(a, b, backend="auto")
+            with module.deterministic(False):
+                assert not module.is_deterministic()
+        assert not module.is_deterministic()
+    assert torch.equal(found, gemm(a, b))
+    assert set(calls.values()) == {0}
+    assert not module.chosen()
+
+
+@pytest.mark.usefixtures("no_choices")
+def test_auto_of_empty_operands_measures_nothing() -> None:
+    assert gemm(torch.ones(0, 3), torch.ones(3, 2), backend="auto").shape == (0, 2)
+    assert (gemm(torch.ones(2, 0), torch.ones(0, 2), backend="auto") == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "shortest", "expected"),
+    [
+        ((8, 8, 8), 2**30, 4, (8, 8, 8)),
+        ((4096, 4096, 1024), 2**31, 512, (1024, 1024, 1024)),
+        ((4096, 64, 64), 2**16, 512, (512, 64, 64)),
+        ((100, 100, 100), 1, 64, (64, 64, 64)),
+    ],
+)
+def test_corner_that_is_measured(
+    sizes: tuple[int, int, int], most: int, shortest: int, expected: tuple[int, int, int]
+) -> None:
+    assert module._corner(sizes, most, shortest) == expected
+
+
+def test_cut_keeps_the_layout_without_gaps() -> None:
+    x = torch.arange(24.0).reshape(4, 6)
+    part = torch.ones(5, 9)[:, :6]
+    for whole, strides in ((x, (3, 1)), (x.t().contiguous().t(), (1, 2)), (part, (9, 1))):
+        found = module._cut(whole, 2, 3)
+        assert torch.equal(found, whole[:2, :3])
+        assert found.stride() == strides
+    assert module._cut(x, 4, 6) is x
+
+
 def square(**options: object) -> Callable[..., Tensor]:
     return lambda: gemm(torch.ones(3, 3), torch.ones(3, 3), **options)  # type: ignore[arg-type]  # wrong on purpose
 
@@ -333,6 +517,7 @@ ONES = torch.ones(3, 3)
         (lambda: gemm(ONES.clone().requires_grad_(), ONES), ValueError, "a requires grad"),
         (square(activation="gelo"), ValueError, "activation.*gelo.*did you mean 'gelu'"),
         (square(backend="onedn"), ValueError, "backend.*did you mean 'onednn'"),
+        (square(backend="atuo"), ValueError, "backend must be one of auto.*did you mean 'auto'"),
         (lambda: pack(ONES, backend="mkl"), ValueError, "backend must be one of"),  # type: ignore[arg-type]  # wrong on purpose
         (square(bias=torch.ones(4)), ValueError, r"bias must be \(3,\).*\(4,\)"),
         (square(bias=torch.ones(3).double()), ValueError, "bias must be.*float64"),

@@ -166,12 +166,26 @@ def test_gradients_are_those_of_autograd(variant):
 # --- contractions --------------------------------------------------------------------------------
 
 #: The authors' einsum strings, by what they compute; an operand order of their own.
-PAPER_EINSUMS = """
-    qphi,bji->qphbj phbk,phbj->hbjk phbk,hbjk->phbj phi,phbj->bji ui,bji->bju iu,bju->bji
-    bji,iu->bju bji,bju->iu bju,ui->bji bju,bji->ui phi,bji->phbj phbj,bji->phi
-    phbk,phbj->hbjk phbj,hbjk->phbk phbk,hbjk->phbj phbj,hbjk->phbk qphi,qphbj->bji
-    bji,qphbj->qphi
-""".split()
+PAPER_EINSUMS = [
+    "qphi,bji->qphbj",
+    "phbk,phbj->hbjk",
+    "phbk,hbjk->phbj",
+    "phi,phbj->bji",
+    "ui,bji->bju",
+    "iu,bju->bji",
+    "bji,iu->bju",
+    "bji,bju->iu",
+    "bju,ui->bji",
+    "bju,bji->ui",
+    "phi,bji->phbj",
+    "phbj,bji->phi",
+    "phbk,phbj->hbjk",
+    "phbj,hbjk->phbk",
+    "phbk,hbjk->phbj",
+    "phbj,hbjk->phbk",
+    "qphi,qphbj->bji",
+    "bji,qphbj->qphi",
+]
 
 
 def canonical(einsum):

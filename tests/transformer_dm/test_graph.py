@@ -1,5 +1,7 @@
 """The graph refuses what cannot be, keeps an order that can run, and comes back from JSON."""
 
+import itertools
+
 import pytest
 
 from transformer_dm.describe import Description, encoder_graph
@@ -13,7 +15,7 @@ def chain(*names):
     graph = DataflowGraph(SIZES)
     for name in names:
         graph.declare(Tensor(name, "bj"))
-    for before, after in zip(names, names[1:], strict=False):
+    for before, after in itertools.pairwise(names):
         graph.add(Op(f"make {after}", "scale", (before,), (after,), independent="bj"))
     return graph
 

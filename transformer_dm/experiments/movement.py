@@ -121,7 +121,7 @@ def _record_kernels(ctx: Context, layer: LayerSize) -> None:
     made = named_plan(encoder_graph(*attrs.astuple(layer)), "paper")
     names = [k.name for k in made.kernels if frozenset(k.ops) in KERNEL_NAMES]
     for count, value in (("instances", len(names)), ("kinds", len(set(names)))):
-        axes = {"count": count, "size": PAPER_SIZE}
+        axes: dict[str, Any] = {"count": count, "size": PAPER_SIZE}
         ctx.record("transformer_dm.tab.fused_kernels", "fused_kernels", value, "kernels", **axes)
 
 
@@ -168,7 +168,7 @@ def _having(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _with_line(chart: Chart, claim: Claim) -> Chart:
     """The chart with a dashed line at the paper's value."""
-    once = {"values": [{}]}
+    once: dict[str, Any] = {"values": [{}]}
     line = {
         "data": once,
         "mark": {"type": "rule", "strokeDash": [6, 3], "strokeWidth": 1.5, "color": "#1c2530"},
