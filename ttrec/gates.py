@@ -1,32 +1,54 @@
 """Speed floors of this package; see common.gates."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from common.gates import Gate
 
+Sides = tuple[Callable[[], Any], Callable[[], Any], Callable[[Any, Any], object]]
 
-def make_bag_step() -> tuple[Callable[[], Any], Callable[[], Any], Callable[[Any, Any], object]]:
+
+def make_bag_step() -> Sides:
     """Training step of the native bag and of gather + bmm: R=32, 1024 uniform rows of 2.2 M."""
+    from ttrec import problems
+
+    return _sides(problems.kaggle_shape(2_202_608, 32), 1024, 1, 0.0, "torch_bmm")
+
+
+def make_cell(dim: int, rank: int, batch: int, pooling: int, exponent: float, peer: str) -> Sides:
+    """Training step of the native bag and of a peer on a cell of the benchmark table."""
+    from ttrec import problems
+
+    return _sides(problems.benchmark_shape(dim, rank), batch, pooling, exponent, peer)
+
+
+def _sides(shape: Any, batch: int, pooling: int, exponent: float, peer: str) -> Sides:
+    import numpy as np
     import torch
 
-    from ttrec import peers
-    from ttrec.init import make_cores
-    from ttrec.shapes import suggest_shape
+    from ttrec import peers, problems
 
-    generator = torch.Generator().manual_seed(0)
-    shape = suggest_shape(2_202_608, 16, 32, preset="paper")
-    batch = 1024
-    problem = peers.Problem(
-        shape=shape,
-        cores=tuple(make_cores(shape, generator=generator)),
-        indices=torch.randint(0, shape.rows, (batch,), generator=generator),
-        bounds=torch.arange(batch + 1),
-        d_out=torch.randn(batch, shape.dim, generator=generator),
-        lr=1e-6,
+    problem = problems.make_problem(
+        shape, batch, pooling, exponent, np.random.default_rng(0), torch.Generator().manual_seed(0)
     )
-    return peers.ours(problem).step, peers.torch_bmm(problem).step, peers.assert_close
+    ours, theirs = peers.ours(problem).step, peers.TENSOR_TRAIN[peer](problem).step
+    return ours, theirs, peers.assert_close
 
 
-# 3.5 to 3.9 on a busy two-core AVX-512 machine.
-GATES = (Gate("ttrec_bag_step", make_bag_step, floor=2.4),)
+GATES = (
+    # 3.5 to 3.9 with AVX-512, some 5 with AVX2, on busy two-core machines.
+    Gate("ttrec_bag_step", make_bag_step, floor=2.4),
+    # 1.9 with AVX2: what grouping on the middle digit is worth, with next to nothing shared.
+    Gate(
+        "ttrec_published_uniform",
+        partial(make_cell, 16, 32, 4096, 1, 0.0, "published"),
+        floor=1.3,
+    ),
+    # 5.6 with AVX2: what sharing rows and pairs is worth under a Zipf law.
+    Gate(
+        "ttrec_published_zipf", partial(make_cell, 16, 32, 512, 20, 1.05, "published"), floor=3.9
+    ),
+    # 29 to 33 with AVX2.
+    Gate("ttrec_bmm_zipf", partial(make_cell, 16, 16, 512, 20, 1.05, "torch_bmm"), floor=20.0),
+)

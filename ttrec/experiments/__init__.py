@@ -21,6 +21,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         module="ttrec.experiments.kernels",
         claims=(
             "ttrec.abstract.kernel_speedup",
+            "ttrec.ours.t3nsor_143k",
+            "ttrec.ours.t3nsor_2m",
             "ttrec.ours.torch_speedup",
             "ttrec.ours.torch_mean",
             "ttrec.ours.published_uniform",
@@ -50,5 +52,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         name="ttrec_reuse",
         module="ttrec.experiments.reuse",
         claims=("ttrec.ours.reuse_mechanism", "ttrec.ours.reuse_skew"),
+    ),
+    Experiment(
+        name="ttrec_growth",
+        module="ttrec.experiments.growth",
+        claims=(
+            "ttrec.ours.rows_time",
+            "ttrec.ours.small_batches",
+            "ttrec.ours.workspace",
+            "ttrec.ours.init_seconds",
+        ),
     ),
 )

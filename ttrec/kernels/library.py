@@ -147,6 +147,16 @@ def require() -> None:
         raise RuntimeError(f"backend='cpu' needs the native kernels: {error}") from error
 
 
+def workspace_bytes(kernels: Kernels, n: int, n_distinct: int, threads: int = 1) -> int:
+    """Bytes a batch of n positions with so many distinct rows takes, besides kept products.
+
+    The plan, the scratch of planning and of the kernels, and the distinct rows before pooling.
+    """
+    return 4 * (
+        plan_words(n, kernels.p) + work_floats(kernels, n, threads) + n_distinct * kernels.dim
+    )
+
+
 def threads_for(n: int) -> int:
     """Threads worth starting for n positions."""
     return max(1, min(torch.get_num_threads(), n // POSITIONS_PER_THREAD))

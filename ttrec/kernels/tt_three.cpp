@@ -306,8 +306,10 @@ EXPORT int64_t tt_plan_words(const int64_t *sizes, int64_t n) { return Plan::wor
 EXPORT int64_t tt_work_floats(const int64_t *sizes, int64_t n, int64_t threads) {
     const Shape s(sizes);
     const int64_t buffers = buffers_of(n);
-    return align(std::max(plan_scratch(n, s.p), s.p[2] * s.transposed3())) + threads * align(Desk::floats(s)) +
-           buffers * (align(s.p[0] * s.gradient1()) + align(s.p[2] * s.transposed3())) + 64;
+    const int64_t kernels = align(s.p[2] * s.transposed3()) + threads * align(Desk::floats(s)) +
+                            buffers * (align(s.p[0] * s.gradient1()) + align(s.p[2] * s.transposed3()));
+    // Planning is over before anything else begins.
+    return std::max(plan_scratch(n, s.p), kernels) + 64;
 }
 /* Floats of P12 of one pair. */
 EXPORT int64_t tt_pair_floats(const int64_t *sizes) { return Shape(sizes).block(); }
