@@ -46,9 +46,7 @@ GATES = (
         floor=1.3,
     ),
     # 5.6 with AVX2: what sharing rows and pairs is worth under a Zipf law.
-    Gate(
-        "ttrec_published_zipf", partial(make_cell, 16, 32, 512, 20, 1.05, "published"), floor=3.9
-    ),
+    Gate("ttrec_published_zipf", partial(make_cell, 16, 32, 512, 20, 1.05, "published"), floor=3.9),
     # 29 to 33 with AVX2.
     Gate("ttrec_bmm_zipf", partial(make_cell, 16, 16, 512, 20, 1.05, "torch_bmm"), floor=20.0),
 )

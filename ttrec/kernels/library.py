@@ -152,9 +152,8 @@ def workspace_bytes(kernels: Kernels, n: int, n_distinct: int, threads: int = 1)
 
     The plan, the scratch of planning and of the kernels, and the distinct rows before pooling.
     """
-    return 4 * (
-        plan_words(n, kernels.p) + work_floats(kernels, n, threads) + n_distinct * kernels.dim
-    )
+    words: int = plan_words(n, kernels.p)
+    return 4 * (words + work_floats(kernels, n, threads) + n_distinct * kernels.dim)
 
 
 def threads_for(n: int) -> int:
