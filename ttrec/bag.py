@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ttrec import fused_torch, reference
 from ttrec.batch import bounds_of, read_batch
 from ttrec.init import Init, make_cores
-from ttrec.kernels import library, tt_bag
+from ttrec.kernels import library, tt_bag, tt_eager
 from ttrec.optim import SGD, Adagrad, Optimizer, RowwiseAdagrad
 from ttrec.reference import Mode
 from ttrec.shapes import TTShape, suggest_shape
@@ -50,15 +50,11 @@ def tt_embedding_bag(
     padding = check_padding(padding_idx, n_rows)
     _check_frequency(mode, scale_grad_by_freq)
     if is_native(cores, backend):
-        needs_grad = torch.is_grad_enabled() and (
-            cores[0].requires_grad or (weights is not None and weights.requires_grad)
-        )
-        out: Tensor = tt_bag.pool(
+        return tt_bag.pool(
             cores, indices, offsets, weights, None, [], None, include_last_offset,
-            tt_bag.MODES.index(mode), n_rows, padding, scale_grad_by_freq, 0, False, needs_grad,
+            tt_bag.MODES.index(mode), n_rows, padding, scale_grad_by_freq, 0, False,
             tt_bag.STORES.index(store), tt_bag.SHARE_ALL, 0,
         )  # fmt: skip
-        return out
     bounds, indices = bounds_of(indices, offsets, include_last_offset), indices.reshape(-1)
     reference.check_batch(indices, bounds, n_rows)
     return reference.bag(
@@ -154,6 +150,7 @@ class TTEmbeddingBag(nn.Module):
         self.store, self.backend, self.stale = store, backend, stale
         self._padding = check_padding(padding_idx, num_embeddings)
         self.padding_idx = None if padding_idx is None else self._padding
+        self._core_names = tuple(f"core{k}" for k in range(shape.d))
         for k, core in enumerate(make_cores(shape, init, target_var=target_var, dtype=dtype)):
             core = core.to(device)
             if optimizer is None:
@@ -177,7 +174,7 @@ class TTEmbeddingBag(nn.Module):
     def cores(self) -> list[Tensor]:
         """The d cores, core k of shape (p_k, r_{k-1}, q_k, r_k)."""
         held = self._parameters if self.optimizer is None else self._buffers
-        return [held[f"core{k}"] for k in range(self.shape.d)]  # type: ignore[misc]  # never None
+        return [held[name] for name in self._core_names]  # type: ignore[misc]  # never None
 
     @property
     def states(self) -> list[Tensor]:
@@ -198,13 +195,29 @@ class TTEmbeddingBag(nn.Module):
         output, or one after another step, raises RuntimeError.
         """
         cores = self.cores
+        is_fused = self.optimizer is not None
+        is_eager = not torch.compiler.is_compiling()
+        if is_eager and self._may_be_native(cores[0]):
+            # As most batches come, without reading them here first.
+            out = tt_eager.pool(
+                tt_eager.table_at(library.kernels_for(self.shape), *self._options()),
+                [*cores, *self.states] if is_fused else cores, input, offsets, per_sample_weights,
+                self._anchor if is_fused else None, self.control if is_fused else None,
+                self._n_forwards[0] + 1,
+            )  # fmt: skip
+            if out is not None:
+                self._n_forwards[0] += 1
+                return out
         indices, offsets, weights = read_batch(
             input, offsets, per_sample_weights, self.mode, self.include_last_offset, cores[0]
         )
-        if not torch.compiler.is_compiling():
+        if is_eager:
             self._n_forwards[0] += 1
         if is_native(cores, self.backend):
-            return self._forward_native(cores, indices, offsets, weights)
+            return tt_bag.pool(
+                cores, indices, offsets, weights, self._anchor if is_fused else None, self.states,
+                self.control if is_fused else None, *self._options(), self._n_forwards[0],
+            )  # fmt: skip
         bounds = bounds_of(indices, offsets, self.include_last_offset)
         indices = indices.reshape(-1)
         reference.check_batch(indices, bounds, self.num_embeddings)
@@ -219,21 +232,22 @@ class TTEmbeddingBag(nn.Module):
             RULES[type(self.optimizer)], self.stale == "allow",
         )  # fmt: skip
 
-    def _forward_native(
-        self, cores: list[Tensor], indices: Tensor, offsets: Tensor | None, weights: Tensor | None
-    ) -> Tensor:
-        is_fused = self.optimizer is not None
-        needs_grad = torch.is_grad_enabled() and (
-            is_fused or cores[0].requires_grad or (weights is not None and weights.requires_grad)
+    def _may_be_native(self, core: Tensor) -> bool:
+        """What costs nothing of `is_native`; the kernels' caller checks the rest."""
+        return (
+            self.backend != "torch"
+            and core.dtype is torch.float32
+            and core.is_cpu
+            and library.available()
         )
-        out: Tensor = tt_bag.pool(
-            cores, indices, offsets, weights, self._anchor if is_fused else None, self.states,
-            self.control if is_fused else None, self.include_last_offset,
-            tt_bag.MODES.index(self.mode), self.num_embeddings, self._padding,
-            self.scale_grad_by_freq, RULES[type(self.optimizer)], self.stale == "allow",
-            needs_grad, tt_bag.STORES.index(self.store), self.sharing, self._n_forwards[0],
+
+    def _options(self) -> tuple[bool, int, int, int, bool, int, bool, int, int]:
+        """What `tt_bag.pool` takes last, but for the number of the forward."""
+        return (
+            self.include_last_offset, tt_bag.MODES.index(self.mode), self.num_embeddings,
+            self._padding, self.scale_grad_by_freq, RULES[type(self.optimizer)],
+            self.stale == "allow", tt_bag.STORES.index(self.store), self.sharing,
         )  # fmt: skip
-        return out
 
     def set_lr(self, lr: float) -> None:
         """Change the step size of the fused optimizer; ValueError if there is none."""

@@ -54,7 +54,7 @@ def _int_tuple(values: Sequence[int]) -> tuple[int, ...]:
     return tuple(operator.index(v) for v in values)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class TTShape:
     """The factors and ranks of one tensor-train table.
 

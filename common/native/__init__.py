@@ -23,7 +23,7 @@ if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
 
 from common.cache_folder import cache_folder
 from common.native import openmp
-from common.native.build import Recipe, build, build_many, build_source
+from common.native.build import Options, Recipe, build, build_many, build_source
 from common.native.cache import prune
 from common.native.call import NativeFunction
 from common.native.errors import CompilerNotFound, NativeBuildError
@@ -35,6 +35,7 @@ __all__ = [
     "Library",
     "NativeBuildError",
     "NativeFunction",
+    "Options",
     "Parameter",
     "Prototype",
     "Recipe",

@@ -39,6 +39,10 @@ def _words(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _versions(headers: Mapping[Path | str, str]) -> dict[Path, str]:
+    return {Path(folder).resolve(): version for folder, version in headers.items()}
+
+
 @attrs.frozen(kw_only=True)
 class Recipe:
     """What to build; the arguments of `build` or `build_source` as a value."""
@@ -52,6 +56,7 @@ class Recipe:
     reassociate: bool = False
     defines: Mapping[str, object] = attrs.field(factory=dict)
     include_dirs: tuple[Path, ...] = attrs.field(default=(), converter=_paths)
+    foreign_headers: Mapping[Path, str] = attrs.field(factory=dict, converter=_versions)
     flags: tuple[str, ...] = attrs.field(default=(), converter=_words)
     link_flags: tuple[str, ...] = attrs.field(default=(), converter=_words)
     timeout_s: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
@@ -77,6 +82,8 @@ class Options(TypedDict, total=False):
     reassociate:       let the compiler reorder sums and assume finite numbers
     defines:           preprocessor names and values
     include_dirs:      folders searched for headers, before common/kernels
+    foreign_headers:   folders of another package's headers, and that package's version: it enters
+                       the key for them, as to scan thousands of lines at every start takes seconds
     flags, link_flags: further words for the compiler, before and after the sources
     timeout_s:         how long the compiler may take, 600 by default
     """
@@ -85,6 +92,7 @@ class Options(TypedDict, total=False):
     reassociate: bool
     defines: Mapping[str, object]
     include_dirs: Iterable[Path | str]
+    foreign_headers: Mapping[Path | str, str]
     flags: Iterable[str]
     link_flags: Iterable[str]
     timeout_s: float
@@ -210,7 +218,9 @@ def _plan(recipe: Recipe, sources: tuple[Path, ...]) -> _Plan:
     command = (*compiler.command, *flags, *target.include_flags(recipe.include_dirs))
     for path in sources:
         _refuse_huge(path)
-    asked = (*command, "-MM", "-MT", "_", *map(str, sources))
+    versions = sorted(recipe.foreign_headers.values())
+    # -MG: what is not found is foreign, or else the compilation will say that it is missing.
+    asked = (*command, "-MM", *(["-MG"] if versions else []), "-MT", "_", *map(str, sources))
     with CompilerRun(asked) as scan:
         identity = compiler.identity()
         prototype.load_parser()  # needs as long as the compiler does, so meanwhile
@@ -218,9 +228,14 @@ def _plan(recipe: Recipe, sources: tuple[Path, ...]) -> _Plan:
     if code != 0:
         raise NativeBuildError(asked, rules, sources[0])
     files = _files_named(rules)
+    if versions:
+        files = tuple(path for path in files if path.exists())
     digests = _digests(files)
     search = [os.environ.get(name, "") for name in target.SEARCH_VARIABLES]
     parts = [_ABI, language, identity, search, flags, link_flags, digests]
+    if versions:
+        parts.append(versions)
+        command += tuple(f"-isystem{folder}" for folder in recipe.foreign_headers)
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     return _Plan(compiler, command, link_flags, sources, files, digests, key)
 

@@ -374,6 +374,49 @@ def test_defines_reach_the_source() -> None:
     assert library.function("double ratio(void)")() == 3.5
 
 
+@pytest.fixture
+def foreign(tmp_path: Path) -> tuple[Path, Path]:
+    """A source with a header of its own and one of another package, and that package's folder."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "package.h").write_text(
+        "#define FOREIGN 40\nstatic inline int zero(int x) { return 0; }  // unused x\n"
+    )
+    path = tmp_path / "sum.c"
+    path.write_text(
+        '#include <package.h>\n#include "own.h"\n#include <stdint.h>\n'
+        f"EXPORT int32_t answer(void) {{ return FOREIGN + OWN; }}\n// {tmp_path}\n"
+    )
+    (tmp_path / "own.h").write_text("#define OWN 2\n")
+    return path, folder
+
+
+def test_foreign_headers_enter_the_key_by_version(foreign: tuple[Path, Path]) -> None:
+    path, folder = foreign
+    first = native.build("sum", [path], foreign_headers={folder: "package 1"})
+    (folder / "package.h").write_text("#define FOREIGN 50\n")  # not looked at
+    assert native.build("sum", [path], foreign_headers={folder: "package 1"}) is first
+    second = native.build("sum", [path], foreign_headers={folder: "package 2"})
+    assert (answer(first), answer(second)) == (42, 52)
+    assert "package.h" not in first.warnings
+    assert {source.name for source in first.sources} == {"sum.c", "own.h"}
+
+
+def test_own_headers_beside_foreign_ones_enter_the_key_by_text(foreign: tuple[Path, Path]) -> None:
+    path, folder = foreign
+    first = native.build("sum", [path], foreign_headers={folder: "package 1"})
+    path.with_name("own.h").write_text("#define OWN 3\n")
+    second = native.build("sum", [path], foreign_headers={folder: "package 1"})
+    assert (answer(first), answer(second)) == (42, 43)
+
+
+def test_missing_header_is_an_error_beside_foreign_ones_too(foreign: tuple[Path, Path]) -> None:
+    path, folder = foreign
+    path.with_name("own.h").unlink()
+    with pytest.raises(native.NativeBuildError, match=r"own\.h: No such file"):
+        native.build("sum", [path], foreign_headers={folder: "package 1"})
+
+
 def test_the_cache_is_private(cache: Path) -> None:
     assert native.cache_folder() == cache
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700

@@ -53,12 +53,12 @@ def test_no_combination_of_our_flags_flushes_denormals(openmp: bool, reassociate
 
 
 # What a kernel cannot be compiled without; names its users choose freely.
-DEFINES = {
-    "published.cpp": {"TT_Q1": 2, "TT_Q2": 2, "TT_Q3": 4, "TT_R1": 16, "TT_R2": 16},
-    "tt_trie.cpp": {"TT_D": 3},
+OPTIONS = {
+    "published.cpp": {"defines": {"TT_Q1": 2, "TT_Q2": 2, "TT_Q3": 4, "TT_R1": 16, "TT_R2": 16}},
+    "tt_trie.cpp": {"defines": {"TT_D": 3}},
+    # It calls the interpreter it is loaded into.
+    "gemm.cpp": {"link_flags": ["-Wl,-z,undefs"]},
 }
-# It calls the interpreter it is loaded into.
-LINK_FLAGS = {"gemm.cpp": ["-Wl,-z,undefs"]}
 
 
 def test_no_kernel_of_the_repository_flushes_denormals() -> None:
@@ -68,13 +68,13 @@ def test_no_kernel_of_the_repository_flushes_denormals() -> None:
     run(
         "from pathlib import Path\n"
         "from common import native\n"
-        f"defines, link_flags = {DEFINES!r}, {LINK_FLAGS!r}\n"
-        "recipes = [\n"
-        "    native.Recipe(name=path.stem, sources=[path], openmp=True, flags=['-O0'],\n"
-        "                  defines=defines.get(path.name, {}),\n"
-        "                  link_flags=link_flags.get(path.name, []))\n"
-        "    for path in map(Path, sys.argv[1:])\n"
-        "]\n"
+        "from ttrec.kernels import tt_eager\n"
+        f"options = {OPTIONS!r} | {{'tt_eager.cpp': tt_eager.build_options()}}\n"
+        "recipes = []\n"
+        "for path in map(Path, sys.argv[1:]):\n"
+        "    own = options.get(path.name, {})\n"
+        "    own = {'openmp': True, **own, 'flags': ['-O0', *own.get('flags', [])]}\n"
+        "    recipes.append(native.Recipe(name=path.stem, sources=[path], **own))\n"
         "for built in native.build_many(recipes):\n"
         "    assert isinstance(built, native.Library), built\n"
         "assert denormals_live()\n",

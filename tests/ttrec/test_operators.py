@@ -95,7 +95,9 @@ def test_eager_path_and_operator_agree_bit_for_bit():
     d_out = torch.randn(3, 8)
     by_operator = tt_bag.bag_forward(*arguments(cores, None, SUM))[0]
     wanted = torch.autograd.grad(by_operator, cores, d_out)
-    directly = tt_bag.pool(*arguments(cores, None, SUM))
+    *given, _needs_grad, store, sharing, number = arguments(cores, None, SUM)
+    directly = tt_bag.pool(*given, store, sharing, number)
+    assert directly.grad_fn.name() == "TTBagBackward"
     assert torch.equal(directly, by_operator)
     for a, b in zip(torch.autograd.grad(directly, cores, d_out), wanted, strict=True):
         assert torch.equal(a, b)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common import native
+from ttrec.shapes import TTShape
 
 FOLDER = Path(__file__).parent
 #: Beyond these a library of one's own is not worth its seconds of compilation.
@@ -56,7 +57,7 @@ class Kernels:
 
     sizes:       p, q and the inner ranks, (3 d - 1,) int64
     pair_floats: floats of the partial products of one pair of first digits; 0 if none are kept
-    addresses:   of plan, forward and backward
+    addresses:   of plan, forward, backward, work_floats and plan_words
     """
 
     sizes: np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -118,10 +119,16 @@ def kernels_of(shapes: tuple[torch.Size, ...]) -> Kernels:
     sizes = np.array([*p, *q, *r[:-1]], dtype=np.int64)
     pair_floats = functions.pop("pair_floats")(sizes.ctypes.data)
     address = functions.pop("address")
-    addresses = tuple(address(which) for which in range(3))
+    addresses = tuple(address(which) for which in range(5))
     return Kernels(
         sizes, len(p), math.prod(q), p, pair_floats, sizes.ctypes.data, addresses, **functions
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def kernels_for(shape: TTShape) -> Kernels:
+    """The kernels for the cores of a table."""
+    return kernels_of(tuple(torch.Size(core) for core in shape.core_shapes))
 
 
 @functools.cache

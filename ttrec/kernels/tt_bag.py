@@ -5,14 +5,14 @@ contiguous; without offsets the indices are 2-D. Cores, gradients and outputs ar
 CPU. Forward plans the batch (see tt_plan.h) and hands the plan to backward.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from common import torch_ops
-from ttrec.kernels import kept, library
+from ttrec.kernels import kept, library, tt_eager
 from ttrec.kernels.library import Kernels, desk, kernels_of
 from ttrec.reference import bounds_error
 
@@ -425,60 +425,6 @@ bag_forward = torch_ops.register(
 )
 
 
-class _EagerBag(torch.autograd.Function):
-    """The operators without torch's dispatcher, which takes lists of tensors apart at every call.
-
-    bag_forward costs some 150 us a step in Python alone, more than a small batch takes to compute.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        anchor: Tensor | None,
-        weights: Tensor | None,
-        states: Sequence[Tensor],
-        control: Tensor | None,
-        indices: Tensor,
-        offsets: Tensor | None,
-        options: tuple[Any, ...],
-        *cores: Tensor,
-    ) -> Tensor:
-        has_last, mode, n_rows, padding, ctx.by_frequency, ctx.rule, ctx.allows_stale, *how = (
-            options
-        )
-        run: Callable[..., tuple[Tensor, Planned]] = forward
-        out, ctx.planned = run(
-            cores, indices, offsets, weights, control, has_last, mode, n_rows, padding, *how
-        )
-        ctx.set_materialize_grads(False)
-        ctx.n, ctx.n_cores = indices.numel(), len(cores)
-        if control is None:
-            ctx.save_for_backward(weights, *cores)
-        else:
-            # Not saved the usual way: autograd would refuse stepped cores before we can say why.
-            ctx.cores, ctx.states, ctx.control = cores, states, control
-            ctx.save_for_backward(weights)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *d_outs: Tensor | None) -> tuple[Tensor | None, ...]:
-        weights, *cores = ctx.saved_tensors
-        nothing: tuple[Tensor | None, ...] = (None,) * (5 + ctx.n_cores)
-        if d_outs[0] is None:
-            return None, None, *nothing
-        is_fused = not cores
-        needs_d_weights = weights is not None and ctx.needs_input_grad[1]
-        targets = ctx.states if is_fused else [torch.zeros_like(core) for core in cores]
-        d_weights = _run_backward(
-            d_outs[0], ctx.cores if is_fused else cores, targets, ctx.planned, weights, ctx.n,
-            needs_d_weights, ctx.by_frequency, ctx.rule, ctx.control if is_fused else None,
-            ctx.allows_stale,
-        )  # fmt: skip
-        if is_fused:
-            return None, d_weights, *nothing
-        return None, d_weights, None, None, None, None, None, *targets
-
-
 def pool(
     cores: Sequence[Tensor],
     indices: Tensor,
@@ -487,26 +433,32 @@ def pool(
     anchor: Tensor | None,
     states: Sequence[Tensor],
     control: Tensor | None,
-    *options: Any,
+    has_last: bool,
+    mode: int,
+    n_rows: int,
+    padding: int,
+    by_frequency: bool,
+    rule: int,
+    allows_stale: bool,
+    store: int,
+    sharing: int,
+    number: int,
 ) -> Tensor:
-    """`forward` with gradients, (batch, D): the operator where torch traces, else without it.
-
-    options: those of the operator ttrec::bag_forward from has_last on
-    """
-    if torch.compiler.is_compiling() or _is_traced(cores[0], indices):
-        out: Tensor = bag_forward(
-            list(cores), indices, offsets, weights, anchor, list(states), control, *options
-        )[0]
-        return out
-    out = _EagerBag.apply(  # type: ignore[no-untyped-call]  # torch's apply has no annotations
-        anchor, weights, states, control, indices, offsets, options, *cores
+    """`forward` with gradients, (batch, D): the operator where torch traces, else without it."""
+    options = (has_last, mode, n_rows, padding, by_frequency, rule, allows_stale)
+    if not (torch.compiler.is_compiling() or tt_eager.is_traced(cores[0], indices)):
+        kernels = kernels_of(tuple([core.shape for core in cores]))
+        out = tt_eager.pool(
+            tt_eager.table_at(kernels, *options, store, sharing), [*cores, *states], indices,
+            offsets, weights, anchor, control, number,
+        )  # fmt: skip
+        if out is not None:
+            return out
+    needs_grad = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (anchor, weights, *cores)
     )
-    return out
-
-
-def _is_traced(*tensors: Tensor) -> bool:
-    """True if an operator is wanted rather than its result: fake tensors, or a dispatch mode."""
-    return (
-        any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+    traced: Tensor = bag_forward(
+        list(cores), indices, offsets, weights, anchor, list(states), control, *options,
+        needs_grad, store, sharing, number,
+    )[0]  # fmt: skip
+    return traced

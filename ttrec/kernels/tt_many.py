@@ -114,7 +114,7 @@ class Call:
             )
             self.held += [addresses, scale, winners]
             job[:] = (
-                *kernels.addresses, kernels.sizes_at, addresses.ctypes.data,
+                *kernels.addresses[:3], kernels.sizes_at, addresses.ctypes.data,
                 indices.data_ptr() + cuts[t] * item, offsets.data_ptr() + t * batch * item,
                 n_of[t], batch, 1, cuts[t], item == 8, table.n_rows, table.padding,
                 tt_bag.SHARE_ALL, _address(table.control), self.number, plan_at + 4 * word,

@@ -402,6 +402,7 @@ EXPORT int64_t tt_backward(const int64_t *sizes, const int64_t *cores, int32_t *
 
 EXPORT int64_t tt_address(int64_t which) {
     const int64_t addresses[] = {reinterpret_cast<int64_t>(&tt_plan), reinterpret_cast<int64_t>(&tt_forward),
-                                 reinterpret_cast<int64_t>(&tt_backward)};
+                                 reinterpret_cast<int64_t>(&tt_backward), reinterpret_cast<int64_t>(&tt_work_floats),
+                                 reinterpret_cast<int64_t>(&tt_plan_words)};
     return addresses[which];
 }
