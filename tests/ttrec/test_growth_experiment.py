@@ -3,13 +3,12 @@
 import attrs
 import numpy as np
 import pytest
-import torch
 
 from common import claims
 from common.experiment import Options
 from common.results import Store
 from common.runner import Job, run_one
-from ttrec import SGD, TTEmbeddingBag, TTShape, problems
+from ttrec import TTShape, problems
 from ttrec.experiments import EXPERIMENTS, growth
 from ttrec.kernels import library
 from ttrec.synthetic import draw_indices
@@ -85,26 +84,6 @@ def test_workspaces_of_the_benchmark_stay_below_their_ceiling(dim, rank, rng):
             distinct = np.unique(draw_indices(shape.rows, n, exponent, rng)).size
             used = library.workspace_bytes(kernels, n, distinct)
             assert used <= growth.workspace_ceiling(shape, n, distinct), (n, exponent)
-
-
-def test_a_step_allocates_no_more_than_the_workspace_says():
-    shape = problems.benchmark_shape(16, 8)
-    bag = TTEmbeddingBag(shape.rows, 16, shape=shape, optimizer=SGD(0.1), store="recompute")
-    index = torch.randint(0, shape.rows, (4096, 4), generator=torch.Generator().manual_seed(0))
-    bag(index).sum().backward()  # scratch of the kernels' own is there from now on
-    said = library.workspace_bytes(
-        library.kernels_of(tuple(shape.core_shapes)), index.numel(), index.unique().numel()
-    )
-    with torch.profiler.profile(profile_memory=True) as profile:
-        out = bag(index)
-        out.backward(torch.ones_like(out))
-    sizes = [
-        event.nbytes()
-        for event in profile.profiler.kineto_results.events()
-        if event.name() == "[memory]" and event.nbytes() > 0
-    ]
-    results = 2 * out.numel() * 4  # the pooled rows and their gradient
-    assert sum(sizes) <= said + results
 
 
 def test_charts_draw(run):
