@@ -26,7 +26,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from common import native
+from common import huge_pages, native
 
 __all__ = [
     "ACTIVATIONS",
@@ -215,6 +215,8 @@ def gemm(
         return _on_threads(a, b, bias, activation, out, accumulate, backend, threads)
     if out is None:
         out = torch.empty((m, n), dtype=dtype)
+        if m * n >= 2**20:  # less is not large: spare it the call
+            huge_pages.advise(out)
 
     a_row, a_column = a.stride()
     a_at, out_at = a.data_ptr(), out.data_ptr()
@@ -408,7 +410,7 @@ def _aten(
 ) -> Tensor:
     right = b.tensor if isinstance(b, PackedMatrix) else b
     if out is None:
-        out = a.new_empty(a.shape[0], right.shape[1])
+        out = huge_pages.advise(a.new_empty(a.shape[0], right.shape[1]))
     if accumulate:
         out.addmm_(a, right)
         if bias is not None:
