@@ -1,4 +1,4 @@
-"""Advice about huge pages: the memory asked for is inside the tensor, and its values are its own."""
+"""Advice about huge pages: the memory asked for is inside the tensor, and its values stay."""
 
 import mmap
 
