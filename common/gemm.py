@@ -26,7 +26,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from common import native
+from common import huge_pages, native
 
 __all__ = [
     "ACTIVATIONS",
@@ -215,6 +215,8 @@ def gemm(
         return _on_threads(a, b, bias, activation, out, accumulate, backend, threads)
     if out is None:
         out = torch.empty((m, n), dtype=dtype)
+        if m * n >= 2**20:  # less is not large: spare it the call
+            huge_pages.advise(out)
 
     a_row, a_column = a.stride()
     a_at, out_at = a.data_ptr(), out.data_ptr()
@@ -408,7 +410,7 @@ def _aten(
 ) -> Tensor:
     right = b.tensor if isinstance(b, PackedMatrix) else b
     if out is None:
-        out = a.new_empty(a.shape[0], right.shape[1])
+        out = huge_pages.advise(a.new_empty(a.shape[0], right.shape[1]))
     if accumulate:
         out.addmm_(a, right)
         if bias is not None:
@@ -465,10 +467,11 @@ _CANDIDATES: tuple[Backend, ...] = ("native", "onednn", "aten")
 # not seconds. A library without instructions for a type or a layout can be a thousand times slower
 # than the others: so the product is measured on corners that grow, and who falls behind drops out.
 # Per heat: flops of the corner at most, no side halved below, samples, times the best to stay in.
-_HEATS = ((2**20, 32, 2, 8.0), (2**28, 256, 2, 2.0), (2**31, 512, 5, 1.0))
+_HEATS = ((2**20, 32, 2, 8.0), (2**28, 256, 5, 1.25), (2**31, 512, 7, 1.0))
 _SAMPLE_S = 1e-4
-# A library must be faster by more than samples scatter: the native result repeats bit for bit.
-_MARGIN = 0.97
+# A library must be faster by more than samples scatter on a busy machine, else one run's choice is
+# not the next one's; the native result repeats bit for bit.
+_MARGIN = 0.95
 
 _Key = tuple[Any, ...]
 _choices: dict[_Key, Backend] = {}
@@ -543,7 +546,7 @@ def _fastest(
 ) -> Backend:
     """The back end of least time for this product; raises what native raised if none can run."""
     is_default = threads == torch.get_num_threads()
-    names: tuple[Backend, ...] = _CANDIDATES
+    names = tuple(name for name in _CANDIDATES if name != "onednn" or onednn_takes(a.dtype))
     times: dict[Backend, float] = {}
     failures: dict[Backend, Exception] = {}
     before: tuple[int, int, int] | None = None

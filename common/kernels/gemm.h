@@ -51,8 +51,9 @@ constexpr int64_t depth = 1024;
 constexpr int64_t packed_rows = 12 * kernel_rows * depth;
 /* How far ahead of its use B is asked for, in steps: beyond what the prefetcher sees. */
 constexpr int64_t ahead = 96;
-/* Panels of an unpacked B that are packed before more rows than are packed at a time use them. */
-constexpr int64_t group_panels = 16;
+/* Panels of an unpacked B that are packed before more rows than are packed at a time use them. All
+   of A is packed again for each such group, so it is as large as the shared cache allows: 4 MiB. */
+constexpr int64_t group_panels = simd::width == 8 ? 64 : 16;
 constexpr int64_t page = 4096; /* bytes */
 
 /* A matrix of any strides, in elements: (row, column). */
@@ -317,6 +318,56 @@ template <class E> inline void pack_a(Strided<E> a, int64_t rows, int64_t k, flo
   pack_rows<E>(a, rows, k, rows, out);
 }
 
+/* Rows are dealt to blocks as evenly as can be: 16 rows are 8 + 8, not 14 + 2. */
+struct Split {
+  int64_t blocks, base, longer;
+  explicit Split(int64_t rows)
+      : blocks((rows + kernel_rows - 1) / kernel_rows), base(rows / blocks), longer(rows % blocks) {}
+  int64_t size(int64_t i) const { return base + (i < longer); }
+};
+
+/* The rows of all blocks, each as pack_a packs it, one after the other. */
+template <class E>
+inline void pack_blocks(Strided<E> a, const Split &split, int64_t k, float *out) {
+  using L = Lane<E>;
+  const int64_t steps = steps_of<E>(k);
+  int64_t s = 0;
+  /* A column of a matrix stored by columns is one short run: all blocks take their part of it at
+     once, as runs a large power of two apart would be evicted before the next block came by. A
+     vector may be longer than a block, so the last steps are left to those who know. */
+  if (simd::width > 1 && split.blocks > 1 && a.row == 1 && split.base + 1 >= simd::width / 2) {
+    const int64_t n_rows = split.base * split.blocks + split.longer;
+    const int64_t whole = split.blocks - 2;
+    for (; s < steps - simd::width; s++) {
+      const E *from = a.at(0, s * L::terms);
+      for (int64_t r = 0; r < n_rows; r += 64 / int64_t(sizeof(E)))
+        for (int t = 0; t < L::terms; t++)
+          __builtin_prefetch(from + (16 * L::terms + t) * a.column + r);
+      float *to = out;
+      for (int64_t i = 0, size; i < split.blocks; i++, from += size, to += steps * size) {
+        size = split.size(i);
+        /* The first lanes beyond the block are those of the next, but the last blocks have none. */
+        simd::store(to + s * size, i < whole ? L::along_columns(from, a.column)
+                                             : L::first_columns(from, a.column, static_cast<int>(size)));
+      }
+    }
+  }
+  const bool is_started = s > 0;
+  int64_t row = 0;
+  for (int64_t i = 0; i < split.blocks; row += split.size(i++)) {
+    float *const to = out + row * steps;
+    const int64_t size = split.size(i);
+    if (!is_started) {
+      pack_rows<E>(a.from(row, 0), size, k, size, to);
+      continue;
+    }
+    for (int64_t last = s; last < steps; last++)
+      for (int64_t r = 0; r < size; r++)
+        to[last * size + r] =
+            L::one(a.at(row + r, last * L::terms), a.column, k - last * L::terms);
+  }
+}
+
 /* ---- The kernel ---- */
 
 /* B as packed panels, `next` floats apart; asks for what lies `distance` floats on. One row reads
@@ -534,14 +585,6 @@ template <class E, class Out, class F> struct Blocks {
   }
 };
 
-/* Rows are dealt to blocks as evenly as can be: 16 rows are 8 + 8, not 14 + 2. */
-struct Split {
-  int64_t blocks, base, longer;
-  explicit Split(int64_t rows)
-      : blocks((rows + kernel_rows - 1) / kernel_rows), base(rows / blocks), longer(rows % blocks) {}
-  int64_t size(int64_t i) const { return base + (i < longer); }
-};
-
 /* ---- Drivers ---- */
 
 /* What every driver is told about its product. `partial`, for an Out narrower than float and k
@@ -591,9 +634,7 @@ void run_stripe(const Product<E, Out, F> &x, const float *panels_of_b, int64_t s
     for (int64_t top = start; top < stop; top += at_most) {
       const Split split(std::min(at_most, stop - top));
       int64_t row = top;
-      for (int64_t i = 0; i < split.blocks; row += split.size(i++))
-        pack_a<E>(x.a.from(row, step * Lane<E>::terms), split.size(i), x.terms(step, end),
-                  x.workspace + (row - top) * steps);
+      pack_blocks<E>(x.a.from(top, step * Lane<E>::terms), split, x.terms(step, end), x.workspace);
       const int64_t at_once = split.blocks == 1 ? FromPanels<E>::at_once(split.base) : 1;
       for (int64_t panel = x.first, taken = 0; panel < x.last; panel += taken) {
         taken = x.last - panel >= at_once ? at_once : 1;
@@ -700,9 +741,7 @@ void run_unpacked_stripe(const Product<E, Out, F> &x, Strided<E> b, int64_t star
       for (int64_t top = start; top < stop; top += at_most) {
         const Split split(std::min(at_most, stop - top));
         int64_t row = top;
-        for (int64_t i = 0; i < split.blocks; row += split.size(i++))
-          pack_a<E>(x.a.from(row, step * L::terms), split.size(i), x.terms(step, end),
-                    x.workspace + (row - top) * steps);
+        pack_blocks<E>(x.a.from(top, step * L::terms), split, x.terms(step, end), x.workspace);
         int64_t panel = left;
         if (is_single && whole > left) {
           const int64_t at_once = FromRows<E>::at_once(x.m), stop = std::min(whole, right);

@@ -176,6 +176,7 @@ def test_sizes_beyond_one_pass(
     plain = gemm(a, b)
     assert_product(plain, a, b)
     assert torch.equal(plain, gemm(a, pack(b)))
+    assert torch.equal(plain, gemm(a.t().contiguous().t(), b))
     for right in (b, b.t().contiguous().t(), pack(b)):
         out = old.clone()
         gemm(a, right, out=out, accumulate=True)

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from common import native
 
-#: Flags of the builds tested: this processor's own vectors, those of AVX2, and no vectors.
-FLAGS = {
+#: Flags of the builds tested: this processor's own vectors, those of AVX2 where these are not the
+#: same, and no vectors.
+FLAGS: dict[str, tuple[str, ...]] = {
     "native": (),
     "avx2": ("-march=x86-64-v3",),
     "scalar": ("-march=x86-64-v3", "-DSIMD_SCALAR"),
 }
+if torch.backends.cpu.get_cpu_capability() == "AVX2":
+    del FLAGS["avx2"]
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from transformer_dm.kernels.operands import (
     check_bits,
     check_shape,
     new_bits,
+    new_like,
     or_absent,
     rows_and_columns,
 )
@@ -121,7 +122,7 @@ def bias_gradient(d: Tensor) -> Tensor:
 def residual_add(x: Tensor, y: Tensor) -> Tensor:
     """x + y (the paper's BEI)."""
     check_shape("y", y, x.shape)
-    out = torch.empty_like(x)
+    out = new_like(x)
     bind(_library(), _ADD, x.dtype)(x, y, out, x.numel(), torch.get_num_threads())
     return out
 
@@ -134,7 +135,7 @@ def dropout_forward(x: Tensor, p: float, seed: int, stream: int) -> tuple[Tensor
 def dropout_backward(d: Tensor, bits: Tensor, p: float) -> Tensor:
     """The gradient of x of dropout_forward."""
     n_rows, columns = rows_and_columns("d", d)
-    scale, dx = check_bits(bits, n_rows, columns, p), torch.empty_like(d)
+    scale, dx = check_bits(bits, n_rows, columns, p), new_like(d)
     _backward(d, None, None, bits, None, scale, dx, wants_bias=False)
     return dx
 
@@ -160,7 +161,7 @@ def elementwise_forward(
     check_shape("residual", residual, x.shape)
     code, dropped, library = _code(activation), philox.threshold(p), _library()
     function = bind(library, _FORWARD, x.dtype)
-    out, bits = torch.empty_like(x), new_bits(n_rows, columns, dropped)
+    out, bits = new_like(x), new_bits(n_rows, columns, dropped)
     function(
         x,
         or_absent(bias, x),
@@ -195,7 +196,7 @@ def elementwise_backward(
     """
     n_rows, columns = rows_and_columns("d", d)
     scale = check_bits(bits, n_rows, columns, p)
-    dx = d if in_place else torch.empty_like(d)
+    dx = d if in_place else new_like(d)
     return dx, _backward(d, x, bias, bits, activation, scale, dx, wants_bias=True)
 
 

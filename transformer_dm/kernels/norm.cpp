@@ -11,8 +11,8 @@
               dr = rstd (g - mean_c(g) - xhat mean_c(g xhat)) [+ d_total]
               dx = dr keep scale                    d_bias = sum_r dx
 
-   A row is read from memory once: t, or g, stays in `row`, a buffer of floats that fits the nearest
-   cache, and the variance is of the differences from the mean. Workspace: see norm_workspace. */
+   A row is read from memory once: t stays in `row`, a buffer of floats that fits the nearest cache,
+   and the variance is of the differences from the mean. Workspace: see norm_workspace. */
 #include <cmath>
 
 #include "rows.h"
@@ -87,6 +87,48 @@ void forward(const E *x, const E *bias, const E *residual, const E *gamma, const
 /* Adds a vector to memory. */
 SIMD_INLINE void add(float *p, vec v) { simd::store(p, simd::load(p) + v); }
 
+template <class E> struct Backward {
+  const E *dy, *dy2, *d_total, *xhat;
+  const float *rstd, *scales;
+  E *dr, *dx;
+  int64_t columns;
+
+  template <class Lanes> SIMD_INLINE vec d_y(int64_t at, Lanes lanes) const {
+    const vec d = load(dy + at, lanes);
+    return dy2 ? d + load(dy2 + at, lanes) : d;
+  }
+
+  /* Row r, read twice, the second time from a near cache. By value: a store through a pointer might
+     change what a reference holds, so it would be loaded again for every vector. */
+  template <class Dropout>
+  SIMD_INLINE static void row(const Backward x, int64_t r, const Dropout dropout, float *gammas,
+                              float *betas, float *biases) {
+    const int64_t first = r * x.columns;
+    vec sum[sums] = {}, product[sums] = {};
+    vectors(0, x.columns, [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {
+      const vec d = x.d_y(first + c, lanes), h = load(x.xhat + first + c, lanes);
+      add(gammas + c, d * h);
+      add(betas + c, d);
+      const vec g = d * simd::load(x.scales + c);
+      sum[v % sums] += g;
+      product[v % sums] += g * h;
+    });
+    const float n = static_cast<float>(x.columns);
+    const vec mean = broadcast(total_of(sum) / n), slope = broadcast(total_of(product) / n);
+    const vec factor = broadcast(x.rstd[r]);
+    vectors(0, x.columns, [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {
+      const int64_t at = first + c;
+      const vec g = x.d_y(at, lanes) * simd::load(x.scales + c);
+      vec d = factor * (g - mean - load(x.xhat + at, lanes) * slope);
+      if (x.d_total) d += load(x.d_total + at, lanes);
+      store(x.dr + at, d, lanes);
+      d = only(dropout.apply(d, r, c, v), lanes);
+      if (x.dx) store(x.dx + at, d, lanes);
+      if (biases) add(biases + c, d);
+    });
+  }
+};
+
 /* dx null: dr itself is the gradient of x. d_bias null: it is not wanted. */
 template <class E>
 void backward(const E *dy, const E *dy2, const E *d_total, const E *xhat, const float *rstd,
@@ -95,39 +137,15 @@ void backward(const E *dy, const E *dy2, const E *d_total, const E *xhat, const 
               int64_t threads) {
   const int64_t pitch = padded(columns);
   const float *scales = expand(gamma, 1.0f, columns, workspace);
-  float *buffers = workspace + pitch, *partial = buffers + threads * pitch;
+  float *partial = workspace + (1 + threads) * pitch;
+  const Backward<E> pass{dy, dy2, d_total, xhat, rstd, scales, dr, dx, columns};
   with_stored(dx ? bits : nullptr, columns, scale, [&](const auto &dropout) {
-    blocks(n_rows, threads, [&](int64_t block, int64_t from, int64_t to, int64_t thread) {
-      float *row = buffers + thread * pitch;
-      float *gammas = partial + 3 * block * pitch, *betas = gammas + pitch, *biases = betas + pitch;
+    blocks(n_rows, threads, [&](int64_t block, int64_t from, int64_t to, int64_t) {
+      float *gammas = partial + 3 * block * pitch, *betas = gammas + pitch;
+      float *biases = d_bias ? betas + pitch : nullptr;
       std::fill(gammas, gammas + 3 * pitch, 0.0f);
-      for (int64_t r = from; r < to; r++) {
-        const int64_t at = r * columns;
-        vec sum[sums] = {}, product[sums] = {};
-        vectors(0, columns, [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {
-          vec d = load(dy + at + c, lanes);
-          if (dy2) d += load(dy2 + at + c, lanes);
-          const vec h = load(xhat + at + c, lanes);
-          add(gammas + c, d * h);
-          add(betas + c, d);
-          const vec g = d * simd::load(scales + c);
-          simd::store(row + c, g);
-          sum[v % sums] += g;
-          product[v % sums] += g * h;
-        });
-        const float n = static_cast<float>(columns);
-        const vec mean = broadcast(total_of(sum) / n), slope = broadcast(total_of(product) / n);
-        const vec factor = broadcast(rstd[r]);
-        vectors(0, columns, [&](int64_t c, auto lanes, int v) __attribute__((always_inline)) {
-          const vec h = load(xhat + at + c, lanes);
-          vec d = factor * (simd::load(row + c) - mean - h * slope);
-          if (d_total) d += load(d_total + at + c, lanes);
-          store(dr + at + c, d, lanes);
-          d = only(dropout.apply(d, r, c, v), lanes);
-          if (dx) store(dx + at + c, d, lanes);
-          if (d_bias) add(biases + c, d);
-        });
-      }
+      for (int64_t r = from; r < to; r++)
+        Backward<E>::row(pass, r, dropout, gammas, betas, biases);
     });
   });
   add_blocks(partial, 3 * pitch, n_rows, columns, d_gamma);

@@ -32,6 +32,7 @@ from transformer_dm.kernels.operands import (
     check_bits,
     check_shape,
     new_bits,
+    new_like,
     or_absent,
     rows_and_columns,
 )
@@ -130,8 +131,8 @@ def _forward(
         check_shape(name, parameter, (columns,))
     dropped, library, threads = philox.threshold(p), _library(), torch.get_num_threads()
     function = bind(library, _FORWARD, residual.dtype)
-    y, xhat = torch.empty_like(residual), torch.empty_like(residual)
-    total = torch.empty_like(residual) if want_sum else None
+    y, xhat = new_like(residual), new_like(residual)
+    total = new_like(residual) if want_sum else None
     rstd, bits = torch.empty(n_rows), new_bits(n_rows, columns, dropped)
     function(
         or_absent(x, residual),
@@ -178,7 +179,7 @@ def bdrln_backward(
     n_rows, columns = rows_and_columns("dy", dy)
     scale = check_bits(bits, n_rows, columns, p)
     d_residual, d_gamma, d_beta = _new_gradients(dy, columns)
-    dx = torch.empty_like(dy) if bits.numel() else None
+    dx = new_like(dy) if bits.numel() else None
     d_bias = torch.empty(columns)
     _backward(
         dy, dy2, d_total, xhat, rstd, gamma, bits, d_residual, dx, d_gamma, d_beta, d_bias, scale
@@ -204,7 +205,7 @@ def layernorm_backward(
 
 
 def _new_gradients(dy: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(dy), torch.empty(columns), torch.empty(columns)
+    return new_like(dy), torch.empty(columns), torch.empty(columns)
 
 
 def _backward(
@@ -320,8 +321,8 @@ def backward_normalize(
     check_shape("xhat", xhat, d_xhat.shape)
     check_shape("rstd", rstd, (n_rows,))
     scale = check_bits(bits, n_rows, columns, p)
-    d_residual = torch.empty_like(d_xhat)
-    dx = torch.empty_like(d_xhat) if bits.numel() else None
+    d_residual = new_like(d_xhat)
+    dx = new_like(d_xhat) if bits.numel() else None
     bind(_library(), _BACKWARD_NORMALIZE, d_xhat.dtype)(
         d_xhat,
         xhat,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common import native
+from common import huge_pages, native
 from common.native import NativeFunction
 from transformer_dm import philox
 
@@ -51,6 +51,11 @@ def absent(like: Tensor) -> Tensor:
 
 def or_absent(tensor: Tensor | None, like: Tensor) -> Tensor:
     return _ABSENT[like.dtype] if tensor is None else tensor
+
+
+def new_like(x: Tensor) -> Tensor:
+    """A new tensor of x's shape and type for a kernel to fill."""
+    return huge_pages.advise(torch.empty_like(x))
 
 
 def rows_and_columns(name: str, x: Tensor) -> tuple[int, int]:
