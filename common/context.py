@@ -156,7 +156,7 @@ class Context:
         """Time the candidates against the baseline and record the speedup of each over it.
 
         Every record has the axes system=<candidate> and baseline=<baseline>; the claim stands on
-        the one whose system is `subject`, which is there once for each of several claims. With work
+        the one whose system is `subject`, once for each of several claims. With work
         each also has its fraction of the machine's
         limit, and the baseline's fraction is a record of its own (metric fraction_of_roofline).
         The other arguments are those of common.bench.compare.
@@ -173,8 +173,9 @@ class Context:
         if judged_by and (subject not in candidates or subject == baseline):
             others = [name for name in candidates if name != baseline]
             raise ValueError(
-                f"claim '{judged_by[0]}' is about '{subject}', which must be a candidate besides the "
-                f"baseline '{baseline}': have {', '.join(others) or 'none'}; name it by subject="
+                f"claim '{judged_by[0]}' is about '{subject}', which must be a candidate besides "
+                f"the baseline '{baseline}': have {', '.join(others) or 'none'}; name it by "
+                "subject="
             )
         rng = self.rng(f"compare {self._n_compared}")
         self._n_compared += 1
@@ -210,8 +211,9 @@ class Context:
                 fraction_of_roofline=fraction(estimate.seconds),
                 seconds=estimate.seconds,
             )
-            for one in (system == subject and judged_by) or [None]:
-                self._append(attrs.evolve(record, claim=one))
+            judges: list[str | None] = [*judged_by] if system == subject else []
+            for judge in judges or [None]:
+                self._append(attrs.evolve(record, claim=judge))
         of_baseline = fraction(comparison.baseline_seconds)
         if of_baseline is not None:
             self._append(

@@ -46,4 +46,4 @@ def has_mkl() -> bool:
     """Whether torch multiplies float32 with MKL at all."""
     import torch
 
-    return torch.backends.mkl.is_available()
+    return bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]  # as torch has it

@@ -1,8 +1,8 @@
 """Operators and fused kernels of a training step, each beside what torch runs in its place.
 
 A row holds the same work on the same tensors by both: the rows of the paper's operator table, with
-the fused kernels of plan "ours", and attention as one kernel of plan "flash". Backward rows of torch
-walk a recorded graph, ours get what their forward left.
+the fused kernels of plan "ours", and attention as one kernel of plan "flash". Backward rows of
+torch walk a recorded graph, ours get what their forward left.
 """
 
 from __future__ import annotations
@@ -93,12 +93,11 @@ def _make(
             weights, v = draw(*by_head, size.length), draw(*by_head, size.head_size)
             return _by_head(name, weights, v, draw(*by_head, size.head_size))
         case "sm":
-            return _softmax(
-                draw(*by_head, size.length, scale=8.0), draw(*by_head, size.length), p
-            )
+            return _softmax(draw(*by_head, size.length, scale=8.0), draw(*by_head, size.length), p)
         case "bdrln":
-            vectors = [draw(n) for _ in range(3)]
-            return _bdrln(*(draw(rows, n) for _ in range(3)), *vectors, p)
+            x, residual, d_y = (draw(rows, n) for _ in range(3))
+            beta, gamma, shift = (draw(n) for _ in range(3))
+            return _bdrln(x, residual, d_y, shift, gamma, beta, p)
         case "brd" | "bgd":
             which: Activation = "relu" if name == "brd" else "gelu"
             return _bad(name, which, draw(rows, width), draw(width), draw(rows, width), p)

@@ -4,8 +4,9 @@ A candidate computes forward, and forward with backward, of the same module with
 the same input. `assert_same_step` holds them to one another with dropout off, where all must agree;
 with dropout each draws masks of its own. DeepSpeed and cuDNN need CUDA, TensorFlow is not run.
 
-Names: "ours" is plan "flash"; "ours_stored" and "paper_plan" are plans "ours" and "paper", "unfused"
-is plain torch in our layer; "pytorch" is torch's own module, "torch_compile" the same compiled.
+Names: "ours" is plan "flash"; "ours_stored" and "paper_plan" are plans "ours" and "paper",
+"unfused" is plain torch in our layer; "pytorch" is torch's own module, "torch_compile" the same
+compiled.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ def pytorch_attention(problem: Problem) -> Candidate:
 
 
 def sdpa_attention(problem: Problem) -> Candidate:
-    """Projections around scaled_dot_product_attention; on a CPU it is fused only without dropout."""
+    """Projections around scaled_dot_product_attention, which a CPU fuses only without dropout."""
     return _functional_attention(
         problem,
         lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, dropout_p=problem.p),
@@ -292,7 +293,8 @@ class _OurAttention(torch.autograd.Function):
             )
             d_rows = d_qkv.view(-1, 3 * n)
         else:
-            d_qkv = stored_scores.backward(d_o, qkv, *kept, p, "auto")
+            softmax, dropped, bits = kept
+            d_qkv = stored_scores.backward(d_o, qkv, softmax, dropped, bits, p, "auto")
             d_rows = d_qkv.view(-1, 3 * n)
             d_in_b = activation.bias_gradient(d_rows)
         d_in_w = gemm(d_rows.t(), x.view(-1, n), backend="auto")
@@ -358,9 +360,7 @@ def assert_same_step(
 
 def same_shapes(found: Tensor | tuple[Tensor, ...], wanted: Tensor | tuple[Tensor, ...]) -> bool:
     """All there is to check of results whose masks differ; every element must be finite."""
-    one, other = (
-        (given,) if isinstance(given, Tensor) else given for given in (found, wanted)
-    )
+    one, other = ((given,) if isinstance(given, Tensor) else given for given in (found, wanted))
     return [tensor.shape for tensor in one] == [tensor.shape for tensor in other] and all(
         bool(torch.isfinite(tensor).all()) for tensor in one
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs.validators import and_, ge, le
+from attrs.validators import ge
 
 from common.experiment import Context
 from transformer_dm.experiments import shared
@@ -23,11 +23,11 @@ TIME = "transformer_dm.tab.class_time"
 OURS = "transformer_dm.ours.contraction_time_share"
 #: By the end of an operator's name in torch, less "_backward" and such; the rest moves data about.
 CLASSES = {
-    "contraction": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "attention", "attention_for_cpu"),
+    "contraction": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul"),
     "normalisation": ("softmax", "softmax_data", "layer_norm", "sum", "mean"),
     "elementwise": (
-        "add", "sub", "mul", "div", "relu", "threshold", "gelu", "bernoulli", "dropout", "masked_scale",
-        "native_dropout", "where", "clamp_min", "neg", "sqrt", "rsqrt", "pow",
+        "add", "sub", "mul", "div", "relu", "threshold", "gelu", "bernoulli", "dropout", "where",
+        "masked_scale", "clamp_min", "neg", "sqrt", "rsqrt", "pow",
     ),
 }  # fmt: skip
 
@@ -44,8 +44,8 @@ class Settings:
     heads: int = attrs.field(validator=ge(1))
     head_size: int = attrs.field(validator=ge(1))
     width: int = attrs.field(validator=ge(1))
-    dropout: float = attrs.field(validator=and_(ge(0), le(0.9)))
-    precisions: list[str] = shared.one_of(shared.PRECISIONS)
+    dropout: float = attrs.field(validator=shared.is_rate)
+    precisions: list[str] = attrs.field(validator=shared.one_of(shared.PRECISIONS))
     repeats: int = attrs.field(validator=ge(6))  # fewer give no 95% interval of a median
 
     @property
@@ -74,13 +74,10 @@ def run(settings: Settings, ctx: Context) -> None:
             times = np.array([found[cls] for found in profiles])
             totals = np.array([sum(found.values()) for found in profiles])
             time, low, high = paired.interval(times)
-            ctx.record(
-                TIME, "time_us", time, "us", low=low, high=high, timed=True, **axes,
-                **{"class": cls},
-            )  # fmt: skip
+            where: dict[str, Any] = {**axes, "class": cls, "timed": True}
+            ctx.record(TIME, "time_us", time, "us", low=low, high=high, **where)
             share, low, high = paired.interval(100 * times / totals)
-            interval: dict[str, Any] = {"low": low, "high": high, "timed": True}
-            where: dict[str, Any] = {**axes, "class": cls}
+            interval: dict[str, Any] = {"low": low, "high": high}
             ctx.record(SHARE, "runtime_share", share, "%", **interval, **where)
             if cls == "contraction" and precision == "bf16":
                 ctx.record(OURS, "contraction_time_share", share, "%", **interval, **where)
@@ -107,7 +104,7 @@ def class_of(name: str) -> str:
         word = word.removesuffix(end)
     word = word.strip("_")
     for cls, words in CLASSES.items():
-        if word in words or word.startswith("scaled_dot_product") and cls == "contraction":
+        if word in words or (word.startswith("scaled_dot_product") and cls == "contraction"):
             return cls
     return "movement"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs.validators import and_, deep_iterable, ge, gt, in_, le
+from attrs.validators import deep_iterable, ge, gt, in_
 
 from common.experiment import Context
 from transformer_dm.experiments import shared
@@ -51,8 +51,8 @@ class Settings:
     head_size: int = attrs.field(validator=ge(1))
     width: int = attrs.field(validator=ge(1))
     kernels: list[str] = attrs.field(validator=deep_iterable(in_(KERNELS)))
-    dropouts: list[float] = attrs.field(validator=deep_iterable(and_(ge(0), le(0.9))))
-    precisions: list[str] = shared.one_of(shared.PRECISIONS)
+    dropouts: list[float] = attrs.field(validator=deep_iterable(shared.is_rate))
+    precisions: list[str] = attrs.field(validator=shared.one_of(shared.PRECISIONS))
     halfwidth: float = attrs.field(validator=gt(0))
     max_seconds: float = attrs.field(validator=gt(0))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs.validators import and_, deep_iterable, ge, le, min_len
+from attrs.validators import deep_iterable, ge, min_len
 
 from common.experiment import Context
 from transformer_dm.experiments import shared
@@ -37,10 +37,10 @@ class Settings:
 
     heads: int = attrs.field(validator=ge(1))
     head_size: int = attrs.field(validator=ge(1))
-    dropout: float = attrs.field(validator=and_(ge(0), le(0.9)))
+    dropout: float = attrs.field(validator=shared.is_rate)
     saved: list[int] = attrs.field(validator=deep_iterable(ge(1)))
-    grown: list[int] = attrs.field(validator=and_(min_len(2), deep_iterable(ge(1))))
-    systems: list[str] = shared.one_of(SYSTEMS)
+    grown: list[int] = attrs.field(validator=[min_len(2), deep_iterable(ge(1))])
+    systems: list[str] = attrs.field(validator=shared.one_of(SYSTEMS))
 
 
 def run(settings: Settings, ctx: Context) -> None:
@@ -127,8 +127,8 @@ def _peak(settings: Settings, ctx: Context, system: str, length: int) -> int:
         attention.attention_backward(d_o, qkv, o, lse, None, None, False, p, 1)
 
     def stored() -> None:
-        o, *kept = stored_scores.forward(qkv, None, None, False, p, 1, "native")
-        stored_scores.backward(d_o, qkv, *kept, p, "native")
+        _, softmax, dropped, bits = stored_scores.forward(qkv, None, None, False, p, 1, "native")
+        stored_scores.backward(d_o, qkv, softmax, dropped, bits, p, "native")
 
     def torch_() -> None:
         leaf = qkv.detach().requires_grad_()
@@ -154,7 +154,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
             activities=[ProfilerActivity.CPU], profile_memory=True
         ) as found:
             run()
-        results = found.profiler.kineto_results  # type: ignore[union-attr]  # set on leaving
+        results = found.profiler.kineto_results
         events = [event for event in results.events() if event.name() == "[memory]"]
         held = most = 0
         for event in sorted(events, key=lambda event: event.start_ns()):

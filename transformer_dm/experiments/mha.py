@@ -1,4 +1,4 @@
-"""Multi-head attention with its projections, ours beside torch's forms (table of attention times)."""
+"""Multi-head attention with projections, ours beside torch's forms (table of attention times)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs.validators import and_, deep_iterable, ge, gt, in_, le
+from attrs.validators import deep_iterable, ge, gt, in_
 
 from common.experiment import Context
 from transformer_dm.experiments import shared
@@ -40,11 +40,11 @@ class Settings:
     length: int = attrs.field(validator=ge(1))
     heads: int = attrs.field(validator=ge(1))
     head_size: int = attrs.field(validator=ge(1))
-    dropouts: list[float] = attrs.field(validator=deep_iterable(and_(ge(0), le(0.9))))
-    precisions: list[str] = shared.one_of(shared.PRECISIONS)
-    peers: list[str] = shared.one_of(PEERS)
+    dropouts: list[float] = attrs.field(validator=deep_iterable(shared.is_rate))
+    precisions: list[str] = attrs.field(validator=shared.one_of(shared.PRECISIONS))
+    peers: list[str] = attrs.field(validator=shared.one_of(PEERS))
     stages: list[str] = attrs.field(validator=deep_iterable(in_(STAGES)))
-    mkl: list[str] = shared.one_of(shared.MKL)
+    mkl: list[str] = attrs.field(validator=shared.one_of(shared.MKL))
     halfwidth: float = attrs.field(validator=gt(0))
     max_seconds: float = attrs.field(validator=gt(0))
 
@@ -92,7 +92,7 @@ def _measure(settings: Settings, ctx: Context, precision: str, p: float, mkl: st
                 max_seconds=settings.max_seconds,
                 **axes,
             )
-            shared.record_limit(ctx, compared, _flops(size, stage), precision, **axes)
+            shared.record_limit(ctx, compared, _flops(size, stage), **axes)
 
 
 def _flops(size: LayerSize, stage: str) -> float:

@@ -36,7 +36,7 @@ class Settings:
     batch: int = attrs.field(validator=ge(1))
     length: int = attrs.field(validator=ge(1))
     d_model: int = attrs.field(validator=ge(1))
-    precisions: list[str] = shared.one_of(shared.PRECISIONS)
+    precisions: list[str] = attrs.field(validator=shared.one_of(shared.PRECISIONS))
     gemms: list[str] = attrs.field(validator=deep_iterable(in_(GEMMS)))
     halfwidth: float = attrs.field(validator=gt(0))
     max_seconds: float = attrs.field(validator=gt(0))
@@ -95,12 +95,14 @@ def make_way(
     x: (R, N); weight: (3 N, N); d_y: (R, 3 N)
     Forward gives the parts of the output, backward dx and the parts of the weight's gradient.
     """
+    import torch
+
     from common.gemm import gemm
 
-    n = x.shape[1]
-    weights = [part.contiguous() for part in weight.split([k * n for k in stack])]
+    sizes = [k * x.shape[1] for k in stack]
+    weights = [part.contiguous() for part in torch.split(weight, sizes)]
     # Products that stand alone have gradients that stand alone; making them is not timed.
-    parts = [part.contiguous() for part in d_y.split([k * n for k in stack], 1)]
+    parts = [part.contiguous() for part in torch.split(d_y, sizes, 1)]
 
     def forward() -> list[Tensor]:
         return [gemm(x, part.t(), backend=backend) for part in weights]

@@ -19,15 +19,21 @@ if TYPE_CHECKING:
     from common.comparison import Comparison
 
 PRECISIONS = ("fp32", "bf16")
-#: How MKL stands: as torch comes, or told that the processor is an Intel one, see transformer_dm.mkl.
+#: How MKL stands: as torch comes, or told that the processor is an Intel one (see mkl.py).
 MKL = ("stock", "unlocked")
 LIMIT = "machine's limit"
 _FOLDER_KEY = "0" * 16
 
 
 def one_of(names: Iterable[str]) -> Any:
-    """A field that lists some of the names."""
-    return attrs.field(validator=deep_iterable(in_(tuple(names))))
+    """Validator of a list of some of the names."""
+    return deep_iterable(in_(tuple(names)))
+
+
+def is_rate(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+    """Validator of a rate of dropout at which there is still something to time."""
+    if not 0 <= value <= 0.9:
+        raise ValueError(f"'{attribute.name}' must be from 0 to 0.9, got {value!r}")
 
 
 def usable(precisions: Iterable[str], ctx: Context) -> list[str]:
@@ -68,7 +74,6 @@ def record_limit(
     ctx: Context,
     compared: Comparison,
     flops: float,
-    precision: str,
     share_claim: str | None = None,
     **axes: Any,
 ) -> None:
@@ -76,8 +81,10 @@ def record_limit(
 
     The limit is the baseline's time over that of the flops at the peak: no implementation of the
     same arithmetic can be that much faster.
+
+    axes: of the comparison, "precision" among them
     """
-    peak = peak_gflops(ctx, precision)
+    peak = peak_gflops(ctx, axes["precision"])
     if peak is None:
         return
     least = flops / peak / 1e9
@@ -95,12 +102,12 @@ def record_limit(
         baseline=base,
     )
     share = 100 * least / compared.baseline_seconds
-    shares = {base: (share, *(100 * least / t for t in (compared.baseline_high, compared.baseline_low)))}  # noqa: E501
-    for name, estimate in compared.items():
+    shares = {
+        base: (share, 100 * least / compared.baseline_high, 100 * least / compared.baseline_low)
+    }
+    for name, found in compared.items():
         # The ratios are paired, the baseline's median is one number: its spread is in neither.
-        shares[name] = (
-            share * estimate.estimate, share * estimate.low, share * estimate.high
-        )  # fmt: skip
+        shares[name] = (share * found.estimate, share * found.low, share * found.high)
     for name, (value, low, high) in shares.items():
         claim = share_claim if name == "ours" else None
         ctx.record(
@@ -165,7 +172,9 @@ def _records_of(experiment: Experiment, settings: Any, ctx: Context) -> list[Any
     with _log_kept(folder, ctx):
         ending = run_isolated(experiment, settings, folder, options, env=mkl.environment())
     if ending.status != "ok":
-        raise RuntimeError(f"with MKL unlocked the experiment ended {ending.status}: {ending.error}")
+        raise RuntimeError(
+            f"with MKL unlocked the experiment ended {ending.status}: {ending.error}"
+        )
     return folder.records()
 
 

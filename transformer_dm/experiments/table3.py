@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs.validators import and_, ge, gt, le
+from attrs.validators import ge, gt
 
 from common.experiment import Context
 from transformer_dm.experiments import shared
@@ -39,9 +39,9 @@ class Settings:
     heads: int = attrs.field(validator=ge(1))
     head_size: int = attrs.field(validator=ge(1))
     width: int = attrs.field(validator=ge(1))
-    dropout: float = attrs.field(validator=and_(ge(0), le(0.9)))
-    precisions: list[str] = shared.one_of(shared.PRECISIONS)
-    mkl: list[str] = shared.one_of(shared.MKL)
+    dropout: float = attrs.field(validator=shared.is_rate)
+    precisions: list[str] = attrs.field(validator=shared.one_of(shared.PRECISIONS))
+    mkl: list[str] = attrs.field(validator=shared.one_of(shared.MKL))
     halfwidth: float = attrs.field(validator=gt(0))
     max_seconds: float = attrs.field(validator=gt(0))
 
@@ -98,7 +98,7 @@ def _measure(settings: Settings, ctx: Context, precision: str, mkl: str) -> None
             **row,
         )
         if pair.flops:
-            shared.record_limit(ctx, compared, pair.flops, precision, **row)
+            shared.record_limit(ctx, compared, pair.flops, **row)
         record_mue(ctx, pair, compared, **row)
         ours, base = compared["ours"], compared.baseline_seconds
         n = operator_pairs.ROWS.get(pair.name, 1)
@@ -132,6 +132,7 @@ def _record_sums(
             sum(getattr(time, field) for time in times) for field in ("ours", "low", "high")
         )
         is_class = not cls.startswith("all")
+        where: dict[str, Any] = {**axes, "class": cls, "timed": True}
         ctx.record(
             SUMS if is_class else None,
             "class_speedup",
@@ -139,17 +140,12 @@ def _record_sums(
             "x",
             low=torch / high,
             high=torch / low,
-            timed=True,
-            **axes,
-            **{"class": cls},
+            **where,
             system="ours",
             baseline="pytorch",
         )
         for system, seconds in (("pytorch", torch), ("ours", ours)):
-            ctx.record(
-                None, "class_time_us", seconds * 1e6, "us", timed=True, **axes, **{"class": cls},
-                system=system,
-            )  # fmt: skip
+            ctx.record(None, "class_time_us", seconds * 1e6, "us", **where, system=system)
 
 
 def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
