@@ -40,8 +40,9 @@ __all__ = [
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 #: Norm-relative distance allowed between two right answers: each is within 5e-6 of the truth in
-#: float32; in bfloat16 sums of a few roundings of 2^-9 each.
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03}
+#: float32. In bfloat16 a ReLU's argument that rounds across 0 switches a whole gradient on or off:
+#: that happens to a few of 2^9 elements, whose share of the norm is its root.
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
 #: Our candidates by the plan they run.
 PLANS_OF: dict[str, Plan] = {
     "ours": "flash",

@@ -100,7 +100,7 @@ def profile(step: Any) -> dict[str, float]:
 def class_of(name: str) -> str:
     """The class of torch's operator of that name; "movement" for copies, views and memory."""
     word = name.removeprefix("aten::").strip("_").removeprefix("native_")
-    for end in ("_backward", "_data", "_backward_data"):
+    for end in ("_backward_data", "_backward", "_data"):
         word = word.removesuffix(end)
     word = word.strip("_")
     for cls, words in CLASSES.items():

@@ -144,9 +144,10 @@ def _record_product_rate(ctx: Context, here: str) -> None:
 
     import torch
 
-    a, b = torch.randn(512, 1024), torch.randn(1024, 1024)
+    # A millisecond or so, so that some calls escape being interrupted.
+    a, b = torch.randn(256, 512), torch.randn(512, 512)
     seconds = []
-    for _ in range(9):
+    for _ in range(50):
         start = time.perf_counter()
         torch.mm(a, b)
         seconds.append(time.perf_counter() - start)
