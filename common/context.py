@@ -44,6 +44,7 @@ class Context:
     """Everything an experiment may do to its run.
 
     threads: threads to time with, already set for torch, BLAS and OpenMP
+    contended: other work runs beside it, so that times are shown but not judged
     seed:    root seed of the run
     profile: "quick" or "full"
     scratch: empty folder, gone when the run ends
@@ -86,7 +87,7 @@ class Context:
             log=log,
             resume=resume,
         )
-        self._contended = contended
+        self.contended = contended
         self._noise: float | None = None
         self._n_compared = 0
 
@@ -132,7 +133,7 @@ class Context:
                 claim=claim,
                 low=low,
                 high=high,
-                contended=timed and self._contended,
+                contended=timed and self.contended,
                 fraction_of_roofline=fraction_of_roofline,
                 axes=axes,
             )
@@ -207,7 +208,7 @@ class Context:
                 rounds=estimate.rounds,
                 noise=noise,
                 noisy=estimate.status == "noisy",
-                contended=self._contended,
+                contended=self.contended,
                 fraction_of_roofline=fraction(estimate.seconds),
                 seconds=estimate.seconds,
             )
@@ -224,7 +225,7 @@ class Context:
                     axes={**axes, "system": baseline, "baseline": baseline},
                     rounds=comparison.rounds,
                     noisy=comparison.status == "noisy",
-                    contended=self._contended,
+                    contended=self.contended,
                     fraction_of_roofline=of_baseline,
                     seconds=comparison.baseline_seconds,
                 )

@@ -1,5 +1,6 @@
 """Speed experiments at tiny settings in a real run folder: what they record, claims, charts."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import torch
 
 from common import claims, roofline
 from common.experiment import Options
@@ -72,6 +74,16 @@ PEAKS = roofline.Roofline(
 )  # fmt: skip
 
 
+def run_into(folder, name, settings):
+    """Run an experiment in this process; returns the frame of its records."""
+    (experiment,) = (e for e in EXPERIMENTS if e.name == f"transformer_dm_{name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roofline, "cached", lambda threads: PEAKS)
+        outcome = run_one(Job(experiment, settings, Options(results=folder, isolate=False)))
+    assert outcome.status == "ok", outcome.error
+    return Store(folder).frame()
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Runs an experiment once in this process; gives its frame."""
@@ -79,14 +91,7 @@ def run(tmp_path_factory):
 
     def run_once(name):
         if name not in found:
-            folder = tmp_path_factory.mktemp(name)
-            (experiment,) = (e for e in EXPERIMENTS if e.name == f"transformer_dm_{name}")
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(roofline, "cached", lambda threads: PEAKS)
-                job = Job(experiment, SETTINGS[name], Options(results=folder, isolate=False))
-                outcome = run_one(job)
-            assert outcome.status == "ok", outcome.error
-            found[name] = Store(folder).frame()
+            found[name] = run_into(tmp_path_factory.mktemp(name), name, SETTINGS[name])
         return found[name]
 
     return run_once
@@ -216,8 +221,6 @@ def test_stacking_is_compared_with_both_products(run):
 
 
 def test_a_wrong_way_of_stacking_is_caught():
-    import torch
-
     x, weight, d_y = torch.randn(4, 8), torch.randn(24, 8), torch.randn(4, 24)
     apart, whole = (
         qkv.make_way(x, weight, d_y, qkv.STACKS[n], "aten") for n in ("separate", "qkv")
@@ -230,12 +233,51 @@ def test_a_wrong_way_of_stacking_is_caught():
     assert not qkv.same_backward([d_x * 1.01, *d_weights], whole[1]())
 
 
-def test_shares_of_the_time_make_a_hundred(run):
-    frame = run("breakdown")
-    shares = by_claim(frame, "tab.runtime_share")
-    for _, part in shares.groupby("axis.precision"):
-        assert part["value"].sum() == pytest.approx(100, abs=25)  # medians, each for itself
-        assert len(part) == 4
+def test_shares_are_of_the_whole_time(monkeypatch, tmp_path):
+    times = {"contraction": 600.0, "normalisation": 200.0, "elementwise": 150.0, "movement": 50.0}
+    monkeypatch.setattr(breakdown, "profile", lambda step: times)
+    monkeypatch.setattr(shared, "usable", lambda precisions, ctx: precisions)
+    frame = run_into(tmp_path, "breakdown", SETTINGS["breakdown"])
+    for precision in ("fp32", "bf16"):
+        part = by_claim(frame, "tab.runtime_share")
+        part = part[part["axis.precision"] == precision].set_index("axis.class")
+        assert part["value"].to_dict() == {cls: time / 10 for cls, time in times.items()}
+    (row,) = by_claim(frame, "ours.contraction_time_share").to_dict("records")
+    assert (row["axis.precision"], row["value"]) == ("bf16", 60.0)
+
+
+def test_a_profile_finds_the_work_of_a_layer():
+    x = torch.randn(64, 64)
+    found = breakdown.profile(lambda: torch.softmax(x @ x, -1) * 2)
+    assert all(found[cls] > 0 for cls in breakdown.CLASSES)
+
+
+def test_bf16_is_left_out_where_the_processor_has_no_products_for_it(monkeypatch, caplog):
+    class Machine:
+        roofline = PEAKS
+        log = logging.getLogger("test")
+
+    monkeypatch.setattr("common.gemm.onednn_takes", lambda dtype: dtype is torch.float32)
+    assert shared.usable(["fp32", "bf16"], Machine) == ["fp32"]
+    assert "bf16 is not measured" in caplog.text
+    monkeypatch.setattr("common.gemm.onednn_takes", lambda dtype: True)
+    assert shared.usable(["fp32", "bf16"], Machine) == ["fp32", "bf16"]
+
+
+def test_bf16_has_targets_and_a_peak_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(shared, "usable", lambda precisions, ctx: precisions)
+    settings = attrs.evolve(
+        SETTINGS["encoder"], precisions=["bf16"], dropouts=[0.1], stages=["both"], plans=[]
+    )
+    frame = run_into(tmp_path, "encoder", settings)
+    assert set(frame["claim"].dropna()) == {
+        "transformer_dm.abstract.encoder_speedup",
+        "transformer_dm.ours.bf16_over_eager",
+        "transformer_dm.ours.peak_share_bf16",
+    }
+    share = frame[(frame["metric"] == "peak_share") & (frame["axis.system"] == "pytorch")]
+    limit = frame[(frame["metric"] == "speedup") & (frame["axis.system"] == shared.LIMIT)]
+    assert limit["value"].item() == pytest.approx(100 / share["value"].item())
 
 
 @pytest.mark.parametrize(
@@ -277,8 +319,6 @@ def test_slope_is_the_exponent():
 
 
 def test_peak_counts_what_lives_at_once():
-    import torch
-
     def frees():
         for _ in range(3):
             torch.empty(2**20, dtype=torch.uint8)
@@ -302,7 +342,7 @@ def test_bad_settings_name_the_field(field, value):
 # ---- A process of its own for MKL unlocked ----
 
 
-def test_what_the_other_process_measured_is_kept_as_if_measured_here(run, monkeypatch, tmp_path):
+def test_what_the_other_process_measured_is_kept_as_if_measured_here(monkeypatch, tmp_path):
     asked = []
 
     def records_of(experiment, settings, ctx):
@@ -313,24 +353,17 @@ def test_what_the_other_process_measured_is_kept_as_if_measured_here(run, monkey
         return [Record("speedup", 2.0, "x", claim=claim, low=1.9, high=2.1, axes=axes, rounds=15)]
 
     monkeypatch.setattr(shared, "_records_of", records_of)
-    monkeypatch.setattr(roofline, "cached", lambda threads: PEAKS)
     settings = attrs.evolve(SETTINGS["encoder_s2"], mkl=["unlocked"])
-    (experiment,) = (e for e in EXPERIMENTS if e.name == "transformer_dm_encoder")
-    outcome = run_one(Job(experiment, settings, Options(results=tmp_path, isolate=False)))
-    assert outcome.status == "ok", outcome.error
+    frame = run_into(tmp_path, "encoder", settings)
     assert asked == [settings]
-    (row,) = Store(tmp_path).frame().to_dict("records")
+    (row,) = frame.to_dict("records")
     assert (row["value"], row["axis.mkl"]) == (2.0, "unlocked")
 
 
 @pytest.mark.slow
-def test_a_fresh_interpreter_measures_with_mkl_unlocked(tmp_path, monkeypatch):
-    monkeypatch.setattr(roofline, "cached", lambda threads: PEAKS)
+def test_a_fresh_interpreter_measures_with_mkl_unlocked(tmp_path):
     settings = attrs.evolve(SETTINGS["encoder"], mkl=["unlocked"], plans=[], dropouts=[0.1])
-    (experiment,) = (e for e in EXPERIMENTS if e.name == "transformer_dm_encoder")
-    outcome = run_one(Job(experiment, settings, Options(results=tmp_path, isolate=False)))
-    assert outcome.status == "ok", outcome.error
-    frame = Store(tmp_path).frame()
+    frame = run_into(tmp_path, "encoder", settings)
     assert set(frame["axis.mkl"]) == {"unlocked"}
     assert len(by_claim(frame, "ours.unlocked_over_eager")) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,8 @@ def in_each_process(
     if here in settings.mkl:
         _record_product_rate(ctx, here)
         yield here
+    elif here == "unlocked":
+        ctx.log.warning("MKL is unlocked in this process: there are no rows of it as torch comes")
     if here == "unlocked" or "unlocked" not in settings.mkl:
         return
     if not mkl.has_mkl():
@@ -166,7 +169,15 @@ def _records_of(experiment: Experiment, settings: Any, ctx: Context) -> list[Any
 
     root = Path(ctx.scratch, "unlocked")
     options = Options(
-        results=root, profile=ctx.profile, seed=ctx.seed, threads=ctx.threads, resume=False
+        results=root,
+        profile=ctx.profile,
+        seed=ctx.seed,
+        threads=ctx.threads,
+        # The runner watches this process and all that it starts.
+        timeout_s=math.inf,
+        memory_gb=math.inf,
+        resume=False,
+        contended=ctx.contended,
     )
     folder = RunFolder(root, experiment.name, _FOLDER_KEY)
     folder.begin(run_info(Job(experiment, settings, options)))
