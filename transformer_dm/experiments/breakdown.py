@@ -67,8 +67,8 @@ def run(settings: Settings, ctx: Context) -> None:
         step()
         profiles = [profile(step) for _ in range(settings.repeats)]
         axes: dict[str, Any] = {
-            "batch": settings.batch, "length": settings.length, "precision": precision,
-            "system": "pytorch",
+            "batch": settings.batch, "length": settings.length, "d_model": settings.size.d_model,
+            "precision": precision, "system": "pytorch",
         }  # fmt: skip
         for cls in (*CLASSES, "movement"):
             times = np.array([found[cls] for found in profiles])

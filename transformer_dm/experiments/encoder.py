@@ -80,8 +80,10 @@ def _measure_layer(
     problem = peers.make_problem(settings.size, precision, p, ctx.torch_rng("layer"))
     names = ["ours", *(settings.plans if p else ()), *settings.peers]
     peers.assert_same_step(problem, peers.LAYERS, names)
-    size = {field: getattr(settings, field) for field in ("batch", "length")}
-    axes: dict[str, Any] = {**size, "precision": precision, "dropout": p, "mkl": mkl}
+    axes: dict[str, Any] = {
+        "batch": settings.batch, "length": settings.length, "d_model": settings.size.d_model,
+        "precision": precision, "dropout": p, "mkl": mkl,
+    }  # fmt: skip
     made: dict[str, Candidate] = {}
     for peer in settings.peers:
         beside = ["ours", *(settings.plans if p and peer == "pytorch" else ())]
@@ -169,8 +171,8 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
     found = []
     rows = shared.once(frame)
     rows = rows.assign(
-        place=[
-            "" if p != p else f"{stage}, dropout {p:g}, MKL {mkl}"
+        setting=[
+            "" if p != p else f"{stage} p={p:g} {mkl}"
             for stage, p, mkl in zip(
                 rows["axis.stage"] if "axis.stage" in rows else [None] * len(rows),
                 rows["axis.dropout"].astype(float),
@@ -185,23 +187,23 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
         found.append(
             bars(
                 part,
-                "place",
+                "setting",
                 f"Encoder layer over {peer}, {precision}",
-                f"Time of {peer} over time of each. The machine's limit is the same arithmetic at "
-                "the measured peak; in the rows with MKL unlocked both sides have its fast "
-                "products.",
+                f"Time of {peer} over time of each, by stage, dropout p, and MKL as it comes or "
+                "unlocked, where both sides have its fast products. The machine's limit is the "
+                "same arithmetic at the measured peak.",
                 y_title=f"{peer} time / time",
             )
         )
     shares = rows[rows["metric"] == "peak_share"]
     shares = shares[shares["axis.stage"] == "both"].drop_duplicates(
-        subset=["place", "axis.system", "axis.precision"]
+        subset=["setting", "axis.system", "axis.precision"]
     )
     for of_shares, part in shares.groupby("axis.precision", sort=False):
         found.append(
             bars(
                 part,
-                "place",
+                "setting",
                 f"Share of the machine's peak, {of_shares}",
                 "Arithmetic of the layer's products a second over the measured peak of one thread; "
                 "all else the layer does counts as no work.",

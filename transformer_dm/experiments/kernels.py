@@ -124,7 +124,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
     from common.report.charts import bars
 
     rows = frame.assign(
-        place=[
+        setting=[
             f"{kernel} {stage}" + (f", dropout {p:g}" if kernel == "attention" else "")
             for kernel, stage, p in zip(
                 frame["axis.kernel"], frame["axis.stage"], frame["axis.dropout"], strict=True
@@ -136,7 +136,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
         found.append(
             bars(
                 part[part["metric"] == "speedup"],
-                "place",
+                "setting",
                 f"Fused kernels over torch's composition, {precision}",
                 "Time of torch's operators in the kernel's place over ours, one thread. Attention "
                 "is held to scaled_dot_product_attention, the mask to bernoulli_.",
@@ -147,7 +147,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
         found.append(
             bars(
                 part[part["metric"] == "mue"],
-                "place",
+                "setting",
                 f"Memory usage efficiency, {precision}",
                 "The least traffic over the time, as a share of the best bandwidth measured. Above "
                 "100% the tensors stayed in a cache.",

@@ -190,11 +190,11 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
         )
     words = frame[frame["metric"] == "saved_words"]
     if len(words):
-        words = words.assign(place=[f"length {int(length)}" for length in words["axis.length"]])
+        words = words.assign(setting=[f"length {int(length)}" for length in words["axis.length"]])
         found.append(
             bars(
                 words,
-                "place",
+                "setting",
                 "What a layer keeps for its backward",
                 "Words a token and width of the embedding, parameters left out, dropout at every "
                 "site. A recomputed activation costs a few percent of time.",

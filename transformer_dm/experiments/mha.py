@@ -79,8 +79,8 @@ def _measure(settings: Settings, ctx: Context, precision: str, p: float, mkl: st
                 continue  # compiled: its graph is gone after one walk
             claim = [FASTEST] + [PAPER] * (peer == "pytorch" and p > 0 and stage != "both")
             axes: dict[str, Any] = {
-                "batch": settings.batch, "length": settings.length, "precision": precision,
-                "dropout": p, "mkl": mkl, "stage": stage,
+                "batch": settings.batch, "length": settings.length, "d_model": size.d_model,
+                "precision": precision, "dropout": p, "mkl": mkl, "stage": stage,
             }  # fmt: skip
             compared = ctx.compare(
                 "speedup",
@@ -108,8 +108,8 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
     rows = shared.once(frame)
     rows = rows[(rows["metric"] == "speedup") & (rows["axis.system"] == "ours")]
     rows = rows.assign(
-        place=[
-            f"{stage}, {precision}, MKL {mkl}"
+        setting=[
+            f"{stage} {precision} {mkl}"
             for stage, precision, mkl in zip(
                 rows["axis.stage"], rows["axis.precision"], rows["axis.mkl"], strict=True
             )
@@ -118,9 +118,10 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
     return [
         bars(
             part,
-            "place",
+            "setting",
             f"Attention of ours over torch's, dropout {p:g}",
-            "Time of each form of torch's over ours, projections included, same weights and input.",
+            "Time of each form of torch's over ours, projections included, same weights and input; "
+            "MKL as it comes, or unlocked.",
             color="axis.baseline",
             y_title="peer time / our time",
         )

@@ -145,7 +145,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
 
     rows = frame[frame["metric"] == "time_us"]
     rows = rows.assign(
-        place=[
+        setting=[
             f"{system}, {precision}"
             for system, precision in zip(rows["axis.system"], rows["axis.precision"], strict=True)
         ]
@@ -168,7 +168,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
         found.append(
             bars(
                 part,
-                "place",
+                "setting",
                 f"Projections of queries, keys and values, {stage}",
                 "Time on one thread, with torch's products (aten) and with the fastest of all back "
                 f"ends (auto). Recalled of the paper, over separate ones: {theirs}.",

@@ -80,8 +80,8 @@ def _measure(settings: Settings, ctx: Context, precision: str, mkl: str) -> None
     for pair in operator_pairs.make_pairs(few, dtype, 0.0, names, ctx.torch_rng("check")):
         operator_pairs.assert_same(pair)
     axes: dict[str, Any] = {
-        "batch": settings.batch, "length": settings.length, "precision": precision,
-        "dropout": settings.dropout, "mkl": mkl,
+        "batch": settings.batch, "length": settings.length, "d_model": size.d_model,
+        "precision": precision, "dropout": settings.dropout, "mkl": mkl,
     }  # fmt: skip
     found: dict[tuple[str, str], tuple[str, _Time]] = {}
     pairs = operator_pairs.make_pairs(size, dtype, settings.dropout, names, ctx.torch_rng("rows"))
@@ -155,23 +155,23 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
     found = []
     rows = frame[frame["axis.precision"].notna()]
     rows = rows.assign(
-        place=[f"{k} {s}" for k, s in zip(rows["axis.kernel"], rows["axis.stage"], strict=True)]
+        setting=[f"{k} {s}" for k, s in zip(rows["axis.kernel"], rows["axis.stage"], strict=True)]
     )
     for (precision, mkl), part in rows.groupby(["axis.precision", "axis.mkl"], sort=False):
         where = f"{precision}, MKL {mkl}"
         speed = part[(part["metric"] == "speedup") & (part["axis.system"] == "ours")]
         paper = paper_rows(claims[PAPER])
-        paper["place"] = paper["axis.kernel"] + " forward"
+        paper["setting"] = paper["axis.kernel"] + " forward"
         found.append(
             bars(
                 speed,
-                "place",
+                "setting",
                 f"Operators of the layer over torch's, {where}",
                 "Time of torch's operators over ours, one thread. The paper's ratios, recalled, "
                 "are of GPU programs.",
                 log_y=True,
                 y_title="torch time / our time",
-                paper=paper[paper["place"].isin(speed["place"])],
+                paper=paper[paper["setting"].isin(speed["setting"])],
             )
         )
         for metric, title, note in (
@@ -180,7 +180,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
         ):
             values = part[part["metric"] == metric]
             if len(values):
-                found.append(bars(values, "place", f"{title}, {where}", note, y_title="%"))
+                found.append(bars(values, "setting", f"{title}, {where}", note, y_title="%"))
         sums = part[part["metric"] == "class_time_us"]
         found.append(
             bars(
