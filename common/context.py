@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +44,7 @@ class Context:
     """Everything an experiment may do to its run.
 
     threads: threads to time with, already set for torch, BLAS and OpenMP
+    contended: other work runs beside it, so that times are shown but not judged
     seed:    root seed of the run
     profile: "quick" or "full"
     scratch: empty folder, gone when the run ends
@@ -86,7 +87,7 @@ class Context:
             log=log,
             resume=resume,
         )
-        self._contended = contended
+        self.contended = contended
         self._noise: float | None = None
         self._n_compared = 0
 
@@ -132,7 +133,7 @@ class Context:
                 claim=claim,
                 low=low,
                 high=high,
-                contended=timed and self._contended,
+                contended=timed and self.contended,
                 fraction_of_roofline=fraction_of_roofline,
                 axes=axes,
             )
@@ -145,7 +146,7 @@ class Context:
         *,
         baseline: str,
         verify: Callable[[Any, Any], object] | None,
-        claim: str | None = None,
+        claim: str | Sequence[str] | None = None,
         subject: str = "ours",
         halfwidth: float = 0.02,
         max_seconds: float = 3.0,
@@ -156,22 +157,26 @@ class Context:
         """Time the candidates against the baseline and record the speedup of each over it.
 
         Every record has the axes system=<candidate> and baseline=<baseline>; the claim stands on
-        the one whose system is `subject`. With work each also has its fraction of the machine's
+        the one whose system is `subject`, once for each of several claims. With work
+        each also has its fraction of the machine's
         limit, and the baseline's fraction is a record of its own (metric fraction_of_roofline).
         The other arguments are those of common.bench.compare.
         """
         from common import bench
         from common.record import Record
 
-        self._check_claim(claim)
+        judged_by = [claim] if isinstance(claim, str) else list(claim or ())
+        for one in judged_by:
+            self._check_claim(one)
         taken = [name for name in _RESERVED_AXES if name in axes]
         if taken:
             raise ValueError(f"axis '{taken[0]}' is set by compare itself; use another name")
-        if claim is not None and (subject not in candidates or subject == baseline):
+        if judged_by and (subject not in candidates or subject == baseline):
             others = [name for name in candidates if name != baseline]
             raise ValueError(
-                f"claim '{claim}' is about '{subject}', which must be a candidate besides the "
-                f"baseline '{baseline}': have {', '.join(others) or 'none'}; name it by subject="
+                f"claim '{judged_by[0]}' is about '{subject}', which must be a candidate besides "
+                f"the baseline '{baseline}': have {', '.join(others) or 'none'}; name it by "
+                "subject="
             )
         rng = self.rng(f"compare {self._n_compared}")
         self._n_compared += 1
@@ -193,23 +198,23 @@ class Context:
             return self.roofline.fraction(work.flops, work.bytes, seconds)
 
         for system, estimate in comparison.items():
-            self._append(
-                Record(
-                    metric=metric,
-                    value=estimate.estimate,
-                    unit="x",
-                    claim=claim if system == subject else None,
-                    low=estimate.low,
-                    high=estimate.high,
-                    axes={**axes, "system": system, "baseline": baseline},
-                    rounds=estimate.rounds,
-                    noise=noise,
-                    noisy=estimate.status == "noisy",
-                    contended=self._contended,
-                    fraction_of_roofline=fraction(estimate.seconds),
-                    seconds=estimate.seconds,
-                )
+            record = Record(
+                metric=metric,
+                value=estimate.estimate,
+                unit="x",
+                low=estimate.low,
+                high=estimate.high,
+                axes={**axes, "system": system, "baseline": baseline},
+                rounds=estimate.rounds,
+                noise=noise,
+                noisy=estimate.status == "noisy",
+                contended=self.contended,
+                fraction_of_roofline=fraction(estimate.seconds),
+                seconds=estimate.seconds,
             )
+            judges: list[str | None] = [*judged_by] if system == subject else []
+            for judge in judges or [None]:
+                self._append(attrs.evolve(record, claim=judge))
         of_baseline = fraction(comparison.baseline_seconds)
         if of_baseline is not None:
             self._append(
@@ -220,7 +225,7 @@ class Context:
                     axes={**axes, "system": baseline, "baseline": baseline},
                     rounds=comparison.rounds,
                     noisy=comparison.status == "noisy",
-                    contended=self._contended,
+                    contended=self.contended,
                     fraction_of_roofline=of_baseline,
                     seconds=comparison.baseline_seconds,
                 )
@@ -228,6 +233,15 @@ class Context:
         if comparison.status == "noisy":
             self.log.warning("%s: %s", metric, comparison.reason)
         return comparison
+
+    def adopt(self, records: Iterable[Record]) -> None:
+        """Keep records as they are: what a part of this experiment measured in another process.
+
+        Raises ValueError for a claim that the experiment does not declare.
+        """
+        for record in records:
+            self._check_claim(record.claim)
+            self._append(record)
 
     def rng(self, name: str) -> numpy.random.Generator:
         """A fresh generator that depends on the root seed, the experiment and the name alone."""

@@ -546,7 +546,9 @@ def _fastest(
 ) -> Backend:
     """The back end of least time for this product; raises what native raised if none can run."""
     is_default = threads == torch.get_num_threads()
-    names = tuple(name for name in _CANDIDATES if name != "onednn" or onednn_takes(a.dtype))
+    names: tuple[Backend, ...] = tuple(
+        name for name in _CANDIDATES if name != "onednn" or onednn_takes(a.dtype)
+    )
     times: dict[Backend, float] = {}
     failures: dict[Backend, Exception] = {}
     before: tuple[int, int, int] | None = None

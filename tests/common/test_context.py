@@ -176,6 +176,37 @@ def test_compare_records_every_candidate_and_the_claim_on_its_subject(
     assert timer.asked[0]["threads"] == 1
 
 
+def test_several_claims_take_the_same_value(
+    context: Any, records: Any, timer: _Timer, toy: Any
+) -> None:
+    path = toy.root / "toy" / "claims.toml"
+    path.write_text(path.read_text() + path.read_text().replace(".rows", ".other"))
+    ctx = context()
+    ctx._claims = ("toy.ours.rows", "toy.ours.other")
+    ctx.compare(
+        "speedup",
+        {"theirs": int, "ours": int, "shaky": int},
+        baseline="theirs",
+        verify=None,
+        claim=["toy.ours.rows", "toy.ours.other"],
+    )
+    one, other, shaky = records()
+    assert (one.claim, other.claim, shaky.claim) == ("toy.ours.rows", "toy.ours.other", None)
+    assert attrs.evolve(one, claim=None) == attrs.evolve(other, claim=None)
+
+
+def test_adopted_records_stay_as_they_are(context: Any, records: Any) -> None:
+    given = [
+        Record("speedup", 2.0, "x", claim="toy.ours.rows", low=1.5, high=2.5, noisy=True, rounds=9),
+        Record("words", 3.0, "u", axes={"system": "ours"}),
+    ]
+    ctx = context()
+    ctx.adopt(given)
+    assert records() == given
+    with pytest.raises(ValueError, match=r"toy\.ours\.none"):
+        ctx.adopt([attrs.evolve(given[1], claim="toy.ours.none")])
+
+
 def test_work_gives_every_system_its_share_of_the_machine(
     context: Any, records: Any, timer: _Timer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

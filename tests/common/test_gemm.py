@@ -433,6 +433,17 @@ def test_auto_does_without_a_library_that_cannot_run(
 
 
 @pytest.mark.usefixtures("no_choices")
+def test_auto_does_without_a_library_that_refuses_the_type(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As oneDNN does with bfloat16 on processors without AVX-512.
+    monkeypatch.setattr(module, "onednn_takes", lambda dtype: False)
+    a, b = (random(rng, 8, 8, dtype=torch.bfloat16) for _ in range(2))
+    assert_product(gemm(a, b, backend="auto"), a, b)
+    assert set(module.chosen().values()) <= {"native", "aten"}
+
+
+@pytest.mark.usefixtures("no_choices")
 def test_auto_does_without_a_compiler(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
