@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from common import PAPERS
 from scripts import regress
 
 ROOT = Path(__file__).parents[2]
@@ -384,7 +385,9 @@ def real_repo(tmp_path: Path) -> Path:
     for name in ("__init__.py", "regress.py", "regress_report.py"):
         shutil.copy(ROOT / "scripts" / name, root / "scripts" / name)
     (root / "ttrec" / "kernels").mkdir(parents=True)
-    (root / "ttrec" / "__init__.py").write_text("")
+    for paper in PAPERS:  # without gates; else those of the installed packages would be measured
+        (root / paper).mkdir(exist_ok=True)
+        (root / paper / "__init__.py").write_text("")
     (root / "ttrec" / "gates.py").write_text(GATES)
     set_kernel(root, steps=10_000)
     (root / ".gitignore").write_text("results/\n__pycache__/\n")
