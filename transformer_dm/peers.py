@@ -39,10 +39,12 @@ __all__ = [
 ]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-#: Norm-relative distance allowed between two right answers: each is within 5e-6 of the truth in
-#: float32. In bfloat16 a ReLU's argument that rounds across 0 switches a whole gradient on or off:
-#: that happens to a few of 2^9 elements, whose share of the norm is its root.
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
+#: Norm-relative distance allowed between two right answers. A ReLU's argument that rounds across 0
+#: switches a whole gradient on or off. In float32 arguments of size 1 are off by some 2e-7, which
+#: happens to a share of 1.6e-7 of them; their share of the norm is the root of twice that, 6e-4 at
+#: the activation and less elsewhere. In bfloat16 it happens to a few of 2^9. Without such a switch
+#: results agree to 5e-6, which the tests of the layer hold.
+_TOLERANCE = {torch.float32: 6e-4, torch.bfloat16: 0.1}
 #: Our candidates by the plan they run.
 PLANS_OF: dict[str, Plan] = {
     "ours": "flash",
