@@ -1,8 +1,8 @@
 /* Memory rates: the two loops whose traffic is known beforehand, and a chain of known length.
 
-   Vectors of 64 bytes are what one cache line holds; eight sums under way at once keep enough
-   lines in flight. n is a count of floats, a multiple of 128 (eight vectors), arrays 64-byte
-   aligned. threads split the range evenly. */
+   Vectors are as wide as the processor's; eight sums under way at once keep enough lines in flight
+   and fit its registers: wider ones would go through memory at every step. n is a count of floats,
+   a multiple of 128, arrays 64-byte aligned. threads split the range evenly. */
 #include <stdint.h>
 
 /* Without OpenMP the threads' shares run one after the other. */
@@ -13,14 +13,21 @@
 #define ON_THREADS(clauses)
 #endif
 
-typedef float vec __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+typedef float vec __attribute__((vector_size(4 * LANES)));
 #define SUMS 4
-#define LINES_AT_ONCE (2 * SUMS)
+#define VECTORS_AT_ONCE (2 * SUMS)
 
 /* Two places at a time: one core reads 4% more from memory than along a single line of march. */
-static float sum_range(const vec *restrict x, int64_t lines) {
+static float sum_range(const vec *restrict x, int64_t vectors) {
     vec low[SUMS] = {}, high[SUMS] = {};
-    const int64_t half = lines / 2;
+    const int64_t half = vectors / 2;
     for (int64_t i = 0; i + SUMS <= half; i += SUMS) {
 #pragma GCC unroll 4
         for (int s = 0; s < SUMS; s++) low[s] += x[i + s];
@@ -29,7 +36,7 @@ static float sum_range(const vec *restrict x, int64_t lines) {
     }
     float total = 0.0f;
     for (int s = 0; s < SUMS; s++) {
-        for (int lane = 0; lane < 16; lane++) total += low[s][lane] + high[s][lane];
+        for (int lane = 0; lane < LANES; lane++) total += low[s][lane] + high[s][lane];
     }
     return total;
 }
@@ -38,7 +45,7 @@ static float sum_range(const vec *restrict x, int64_t lines) {
 EXPORT void read_sum(const float *restrict x, float *restrict out, int64_t n, int64_t passes,
                      int64_t threads) {
     float total = 0.0f;
-    const int64_t share = n / 16 / threads / LINES_AT_ONCE * LINES_AT_ONCE;
+    const int64_t share = n / LANES / threads / VECTORS_AT_ONCE * VECTORS_AT_ONCE;
     ON_THREADS(num_threads(threads) reduction(+ : total))
     for (int64_t t = 0; t < threads; t++) {
         for (int64_t p = 0; p < passes; p++) {
@@ -53,7 +60,7 @@ EXPORT void read_sum(const float *restrict x, float *restrict out, int64_t n, in
    the cache reads a line before writing it. */
 EXPORT void triad(const float *restrict b, const float *restrict c, float *restrict a, int64_t n,
                   int64_t threads, float scale) {
-    const int64_t share = n / 16 / threads / LINES_AT_ONCE * LINES_AT_ONCE;
+    const int64_t share = n / LANES / threads / VECTORS_AT_ONCE * VECTORS_AT_ONCE;
     ON_THREADS(num_threads(threads))
     for (int64_t t = 0; t < threads; t++) {
         vec *restrict to = (vec *)a + t * share;
