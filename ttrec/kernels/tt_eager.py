@@ -1,8 +1,8 @@
 """The bag in eager mode: one native call forward, one native autograd node backward.
 
 Compiled against torch's own headers, once a torch version. Where that cannot be done, and for what
-it does not take, the operator ttrec::bag_forward serves, which does the same in Python at some
-150 us a step.
+it does not take, the operator ttrec::bag_forward serves, which does the same through torch's
+dispatcher and Python: a small batch then takes several times as long.
 """
 
 import functools
@@ -45,7 +45,9 @@ def _operator() -> Callable[..., Tensor | None] | None:
         built = native.build(source.stem, [source], **build_options())
     except native.NativeBuildError as error:
         warnings.warn(
-            f"TT embedding bags take some 100 us more a step: {error}", RuntimeWarning, stacklevel=2
+            f"steps of TT embedding bags take several times as long for small batches: {error}",
+            RuntimeWarning,
+            stacklevel=2,
         )
         return None
     built.function("void tt_eager_define()")()
