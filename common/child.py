@@ -22,7 +22,8 @@ import attrs
 
 from common import PAPERS, provenance, steady
 from common.context import Context
-from common.experiment import Experiment, Options
+from common.experiment import Experiment
+from common.options import Options
 from common.progress import ProgressBoard
 from common.run_folder import RunFolder
 

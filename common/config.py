@@ -20,7 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from common import validation
-from common.experiment import PACKAGES, Experiment, Options
+from common.experiment import PACKAGES, Experiment
+from common.options import Options
 from common.runner import Job
 from common.validation import ConfigError
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common import PAPERS
 
 # A package's list of experiments is imported for --help and for every command, and needs neither
-# what runs them nor a log; these load with the first use of their name.
+# what runs them, nor a log, nor attrs; these load with the first use of their name.
 if TYPE_CHECKING:
     from common.context import Context, Work
+    from common.options import Options
 
 __all__ = ["PACKAGES", "Context", "Experiment", "Options", "Work", "all_experiments"]
 
@@ -29,18 +27,24 @@ __all__ = ["PACKAGES", "Context", "Experiment", "Options", "Work", "all_experime
 PACKAGES = ("common", *PAPERS)
 
 
+_HOMES = {"Context": "common.context", "Work": "common.context", "Options": "common.options"}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("Context", "Work"):
-        return getattr(importlib.import_module("common.context"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _as_names(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(names)
+class _Fields(NamedTuple):
+    name: str
+    module: str
+    claims: tuple[str, ...]
+    threads: int
+    env: Mapping[str, str]
 
 
-@attrs.frozen
-class Experiment:
+class Experiment(_Fields):
     """What the runner must know before it imports anything of the experiment.
 
     name:    "<package>_<what>"
@@ -50,11 +54,20 @@ class Experiment:
     env:     variables that must stand before torch loads; they cost a fresh interpreter
     """
 
-    name: str
-    module: str
-    claims: tuple[str, ...] = attrs.field(converter=_as_names)
-    threads: int = attrs.field(default=1, validator=attrs.validators.ge(1))
-    env: Mapping[str, str] = attrs.field(factory=dict, hash=False)
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        name: str,
+        module: str,
+        claims: Iterable[str],
+        threads: int = 1,
+        env: Mapping[str, str] | None = None,
+    ) -> Experiment:
+        """Raises ValueError for less than one thread."""
+        if threads < 1:
+            raise ValueError(f"experiment '{name}' needs at least one thread, got {threads}")
+        return super().__new__(cls, name, module, tuple(claims), threads, env or {})
 
     @property
     def package(self) -> str:
@@ -69,32 +82,6 @@ class Experiment:
         """The class whose fields the experiment's yaml file must give values for."""
         settings: type[Any] = self.load().Settings
         return settings
-
-
-@attrs.frozen
-class Options:
-    """How to run an experiment, apart from its own settings.
-
-    threads:   0 takes the experiment's own number
-    resume:    use what earlier runs left: whole runs, and finished cells of others
-    isolate:   run in a child process; without it a crash or a hang takes the runner along
-    memory_gb: resident 1e9 bytes at which the child is ended
-    contended: other work runs beside it, so that times are shown but not judged
-    """
-
-    results: Path = Path("results")
-    profile: str = "quick"
-    seed: int = 0
-    threads: int = 0
-    timeout_s: float = 300.0
-    memory_gb: float = 8.0
-    resume: bool = True
-    isolate: bool = True
-    contended: bool = False
-
-    def threads_of(self, experiment: Experiment) -> int:
-        """Number of threads the experiment runs with."""
-        return self.threads or experiment.threads
 
 
 def all_experiments(

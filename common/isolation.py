@@ -25,7 +25,8 @@ import attrs
 
 from common import child, steady
 from common.child import Task
-from common.experiment import Experiment, Options
+from common.experiment import Experiment
+from common.options import Options
 from common.run_folder import RunFolder
 
 POLL_S = 0.05

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from common import provenance
-from common.experiment import Experiment, Options
+from common.experiment import Experiment
+from common.options import Options
 from common.record import ResultsError, RunInfo, run_key
 from common.run_folder import RunFolder
 
