@@ -26,7 +26,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from common import huge_pages, native
+from common import large_tensors, native
 
 __all__ = [
     "ACTIVATIONS",
@@ -214,9 +214,10 @@ def gemm(
             return _by_library(a, b, bias, activation, out, accumulate, backend)
         return _on_threads(a, b, bias, activation, out, accumulate, backend, threads)
     if out is None:
-        out = torch.empty((m, n), dtype=dtype)
-        if m * n >= 2**20:  # less is not large: spare it the call
-            huge_pages.advise(out)
+        if m * n < 2**20:  # not large: spare it the call
+            out = torch.empty((m, n), dtype=dtype)
+        else:
+            out = large_tensors.empty((m, n), dtype)
 
     a_row, a_column = a.stride()
     a_at, out_at = a.data_ptr(), out.data_ptr()
@@ -410,7 +411,7 @@ def _aten(
 ) -> Tensor:
     right = b.tensor if isinstance(b, PackedMatrix) else b
     if out is None:
-        out = huge_pages.advise(a.new_empty(a.shape[0], right.shape[1]))
+        out = large_tensors.empty((a.shape[0], right.shape[1]), a.dtype)
     if accumulate:
         out.addmm_(a, right)
         if bias is not None:

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from common import large_tensors
 from common.gemm import gemm
 from transformer_dm.kernels.attention import softmax_dropout_backward, softmax_dropout_forward
 
@@ -33,13 +33,13 @@ def forward(
     after dropout, (B, H, L, L) each, and the mask's bits. The second is (0,) if nothing is dropped.
     """
     batch, length, _, heads, size = qkv.shape
-    scores = qkv.new_empty(batch, heads, length, length)
+    scores = large_tensors.empty((batch, heads, length, length), qkv.dtype)
     for b, h in _heads(qkv):
         gemm(qkv[b, :, 0, h], qkv[b, :, 1, h].t(), out=scores[b, h], backend=backend)
     probabilities, dropped, bits = softmax_dropout_forward(
         scores, key_mask, mask, is_causal, 1 / math.sqrt(size), p, seed
     )
-    o = qkv.new_empty(batch, length, heads, size)
+    o = large_tensors.empty((batch, length, heads, size), qkv.dtype)
     for b, h in _heads(qkv):
         gemm(dropped[b, h], qkv[b, :, 2, h], out=o[b, :, h], backend=backend)
     return o, probabilities, qkv.new_empty(0) if dropped is probabilities else dropped, bits
@@ -58,7 +58,8 @@ def backward(
     size = qkv.shape[-1]
     if not dropped.numel():
         dropped = probabilities
-    d_qkv, d_dropped = torch.empty_like(qkv), torch.empty_like(probabilities)
+    d_qkv = large_tensors.empty(qkv.shape, qkv.dtype)
+    d_dropped = large_tensors.empty(probabilities.shape, qkv.dtype)
     for b, h in _heads(qkv):
         gemm(d_o[b, :, h], qkv[b, :, 2, h].t(), out=d_dropped[b, h], backend=backend)
         gemm(dropped[b, h].t(), d_o[b, :, h], out=d_qkv[b, :, 2, h], backend=backend)

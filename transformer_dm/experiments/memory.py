@@ -142,7 +142,8 @@ def _peak(settings: Settings, ctx: Context, system: str, length: int) -> int:
 def peak_bytes(run: Callable[[], object]) -> int:
     """Most bytes that torch's allocator held at once for `run`, what was there before left out.
 
-    Runs in a thread of its own: kernels keep a workspace a thread, which a new one has to get.
+    Runs in a thread of its own: kernels keep a workspace a thread, which a new one has to get; and
+    with no memory kept from earlier tensors, which the allocator does not count.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -150,9 +151,12 @@ def peak_bytes(run: Callable[[], object]) -> int:
         import torch
         from torch.profiler import ProfilerActivity
 
-        with torch.profiler.profile(
-            activities=[ProfilerActivity.CPU], profile_memory=True
-        ) as found:
+        from common import large_tensors
+
+        with (
+            large_tensors.not_kept(),
+            torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found,
+        ):
             run()
         results = found.profiler.kineto_results
         events = [event for event in results.events() if event.name() == "[memory]"]

@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from common import huge_pages, native
+from common import large_tensors, native
 from transformer_dm import philox
 
 __all__ = [
@@ -80,7 +80,7 @@ def attention_forward(
     _check(qkv, key_mask, mask)
     batch, length, _, heads, size = qkv.shape
     threshold = philox.threshold(p)
-    o = huge_pages.advise(torch.empty((batch, length, heads, size), dtype=qkv.dtype))
+    o = large_tensors.empty((batch, length, heads, size), qkv.dtype)
     lse = torch.empty((batch, heads, length), dtype=torch.float32)
     if qkv.numel() == 0:
         return o.zero_(), lse.zero_()
@@ -134,7 +134,7 @@ def attention_backward(
     n = 3 * heads * size
     if qkv.numel() == 0 or threshold == _LEVELS:
         return torch.zeros_like(qkv, memory_format=torch.contiguous_format), torch.zeros(n)
-    d_qkv = huge_pages.advise(torch.empty(qkv.shape, dtype=qkv.dtype))
+    d_qkv = large_tensors.empty(qkv.shape, qkv.dtype)
     d_bias = torch.empty(n)
     sums = torch.empty(batch, n)
     d_o, qkv, o, lse = d_o.contiguous(), qkv.contiguous(), o.contiguous(), lse.contiguous()
@@ -185,12 +185,12 @@ def softmax_dropout_forward(
     batch, heads, length, _ = scores.shape
     _check_masks(key_mask, mask, batch, heads, length)
     threshold = philox.threshold(p)
-    probabilities = huge_pages.advise(torch.empty(scores.shape, dtype=scores.dtype))
+    probabilities = large_tensors.empty(scores.shape, scores.dtype)
     words = philox.padded_columns(length) // 32
     rows = batch * heads * length
     bits = torch.empty((rows, words) if threshold else 0, dtype=torch.int32)
     drops = 0 < threshold < _LEVELS
-    dropped = huge_pages.advise(torch.empty_like(probabilities)) if drops else probabilities
+    dropped = large_tensors.empty(scores.shape, scores.dtype) if drops else probabilities
     if threshold == _LEVELS:
         dropped, bits = torch.zeros_like(probabilities), bits.zero_()
     if scores.numel():
@@ -235,7 +235,7 @@ def softmax_dropout_backward(
     _check_like("bits", bits, (rows, words) if threshold else (0,), torch.int32)
     if threshold == _LEVELS:
         return torch.zeros_like(probabilities, memory_format=torch.contiguous_format)
-    d_scores = huge_pages.advise(torch.empty(probabilities.shape, dtype=probabilities.dtype))
+    d_scores = large_tensors.empty(probabilities.shape, probabilities.dtype)
     if probabilities.numel():
         d_dropped, probabilities = d_dropped.contiguous(), probabilities.contiguous()
         bits = bits.contiguous()

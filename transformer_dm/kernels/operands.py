@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common import huge_pages, native
+from common import large_tensors, native
 from common.native import NativeFunction
 from transformer_dm import philox
 
@@ -55,7 +55,7 @@ def or_absent(tensor: Tensor | None, like: Tensor) -> Tensor:
 
 def new_like(x: Tensor) -> Tensor:
     """A new tensor of x's shape and type for a kernel to fill."""
-    return huge_pages.advise(torch.empty_like(x))
+    return large_tensors.empty(x.shape, x.dtype)
 
 
 def rows_and_columns(name: str, x: Tensor) -> tuple[int, int]:
