@@ -36,8 +36,8 @@ def test_compiled_peers_make_the_same_step(makers):
 
 @pytest.mark.parametrize("is_finite", [True, False])
 def test_a_wrong_candidate_is_caught(problem, is_finite):
-    # A thousandth is less than the rounding of bf16.
-    off = 1.001 if problem.dtype is torch.float32 else 1.1
+    # In bf16 many gradients of so few are switched by rounding.
+    off = 1.001 if problem.dtype is torch.float32 else 1.3
     factor = off if is_finite else torch.nan
 
     def wrong(problem):
