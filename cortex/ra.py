@@ -558,9 +558,7 @@ def walk(exprs: Iterable[Expr]) -> Iterator[Expr]:
                 stack.extend((x, False) for x in reversed(expr.operands) if x not in seen)
 
 
-def rewrite(
-    expr: Expr, change: Callable[[Expr], Expr | None], *, into_reduce: bool = True
-) -> Expr:
+def rewrite(expr: Expr, change: Callable[[Expr], Expr | None], *, into_reduce: bool = True) -> Expr:
     """Rebuild from the operands up; `change` gives an expression's replacement, None to keep it.
 
     `change` sees each expression once, with its operands already rewritten. Without `into_reduce`
