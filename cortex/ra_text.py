@@ -1,5 +1,7 @@
 """Prints expressions and traced models."""
 
+from collections.abc import Mapping
+
 from cortex import ra
 from cortex.ra import Expr
 
@@ -24,7 +26,7 @@ def listing(model: ra.Model) -> str:
     return "\n".join(rows)
 
 
-def _body(body: "dict[str, Expr] | ra.Mapping[str, Expr]") -> list[str]:
+def _body(body: Mapping[str, Expr]) -> list[str]:
     order = list(ra.walk(body.values()))
     inside = {
         x for r in order if isinstance(r, ra.Reduce) for x in ra.walk([r.body]) if x is not r.body

@@ -61,10 +61,8 @@ def simplify(expr: Expr, where: str | None = None) -> Expr:
                 return Number(0.0, x.shape)
             case ra.Dot(Number(0.0), _) | ra.Dot(_, Number(0.0)):
                 return Number(0.0)
-            case ra.Slice(Number(value), _, _, _):
-                return Number(value, x.shape)
-            case ra.Slice(inner, 0, end, axis) if end == inner.shape[axis]:
-                return inner
+            case ra.Slice():
+                return _slice(x)
             case ra.Concat(parts, _) if all(isinstance(p, Number) for p in parts):
                 values = {p.value for p in parts if isinstance(p, Number)}
                 return Number(values.pop(), x.shape) if len(values) == 1 else None
@@ -75,6 +73,40 @@ def simplify(expr: Expr, where: str | None = None) -> Expr:
         return None
 
     return ra.rewrite(expr, step)
+
+
+def _slice(at: ra.Slice) -> Expr | None:
+    """A slice of an element-wise value is that value of slices: unread parts are not computed."""
+    begin, end, axis = at.begin, at.end, at.axis
+
+    def part(y: Expr) -> Expr:
+        return part_of(y, begin, end, axis) if y.rank else y
+
+    match at.x:
+        case Number(value):
+            return Number(value, at.shape)
+        case inner if (begin, end) == (0, inner.shape[axis]):
+            return inner
+        case ra.Slice(inner, first, _, along) if along == axis:
+            return part_of(inner, first + begin, first + end, axis)
+        case ra.Unary(op, y):
+            return ra.Unary(op, part(y))
+        case ra.Binary(op, y, z):
+            return ra.Binary(op, part(y), part(z))
+        case ra.Concat(parts, along) if along == axis:
+            offset = 0
+            for y in parts:
+                if offset <= begin and end <= offset + y.shape[axis]:
+                    return part_of(y, begin - offset, end - offset, axis)
+                offset += y.shape[axis]
+    return None
+
+
+def part_of(x: Expr, begin: int, end: int, axis: int) -> Expr:
+    """A slice in its simplest form."""
+    made = ra.Slice(x, begin, end, axis)
+    found = _slice(made)
+    return made if found is None else found
 
 
 def _binary(at: ra.Binary, where: str | None) -> Expr | None:

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-
 from cortex import ra
+from cortex.errors import ModelError
 from cortex.forest import Dag, Sequence, Tree
 from cortex.ra import Expr, Model, Shape, refuse
 from cortex.simplify import simplify, without_children
@@ -110,7 +110,7 @@ def trace_model(model: "Recursive") -> Model:
     from cortex.recursive import Node, Recursive
 
     if isinstance(model, type) or not isinstance(model, Recursive):
-        raise ra.ModelError(
+        raise ModelError(
             f"a model is an instance of a class derived from cx.Recursive, got {model!r:.80}"
         )
     cls = type(model)
@@ -173,7 +173,7 @@ def trace_model(model: "Recursive") -> Model:
         uses_token=bool(lookups),
         vocab=min((x.param.shape[0] for x in lookups), default=None),
         feature_width=features[0].width if features else None,
-        imports=dict(cls.imports) if not callable(cls.imports) else {},
+        imports=dict(cls.imports),
         hoist_inputs=model.hoist_inputs,
         sources=sources,
     )

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cortex import ra
+from cortex.errors import TokenError
 from cortex.forest import Forest
 
 Array = npt.NDArray[Any]
@@ -49,7 +50,8 @@ def evaluate(
     weight that is missing.
     """
     kind = np.dtype(dtype)
-    forest.validate(model.structure)
+    forest.validate(model.structure, feature_width=model.feature_width)
+    _check_tokens(model, forest)
     params = {name: np.asarray(weights[name], kind) for name in model.params}
     states = {n: np.zeros((forest.n_nodes, *s), kind) for n, s in model.states.items()}
     bodies = {
@@ -66,6 +68,19 @@ def evaluate(
         for name, expr in body.items():
             states[name][node] = values.done[expr]
     return states
+
+
+def _check_tokens(model: ra.Model, forest: Forest) -> None:
+    if not model.uses_token:
+        return
+    leaf = np.diff(forest.child_ptr) == 0
+    read = np.where(leaf, model.leaf_uses_token, model.node_uses_token)
+    bad = np.flatnonzero(read & ((forest.token < 0) | (forest.token >= model.vocab)))
+    if bad.size:
+        node = int(bad[0])
+        raise TokenError(
+            f"tokens must lie in 0..{(model.vocab or 0) - 1}, node {node} has {forest.token[node]}"
+        )
 
 
 def children_first(forest: Forest) -> list[int]:
@@ -137,16 +152,16 @@ class _Values:
             case ra.Param(name):
                 return self.params[name]
             case ra.Lookup(param, of):
-                return self.params[param.name][self.forest.token[self._at(of)]]  # type: ignore[no-any-return]
+                return np.asarray(self.params[param.name][self.forest.token[self._at(of)]])
             case ra.Tabulated(name, of):
-                return self.params[name][self.forest.token[self._at(of)]]  # type: ignore[no-any-return]
+                return np.asarray(self.params[name][self.forest.token[self._at(of)]])
             case ra.Feature():
                 assert self.forest.features is not None
                 return self.forest.features[self.node]
             case ra.Number(value):
                 return np.full(expr.shape, value, self.kind)
             case ra.ChildState(child, name):
-                return self.states[name][self._at(child)]  # type: ignore[no-any-return]
+                return np.asarray(self.states[name][self._at(child)])
             case ra.Reduce(op, body):
                 return self._reduce(op, body)
             case ra.Unary(op, x):
@@ -158,7 +173,7 @@ class _Values:
             case ra.Concat(parts, axis):
                 return np.concatenate([done[x] for x in parts], axis)
             case ra.Slice(x, begin, end, axis):
-                return done[x][(slice(None),) * axis + (slice(begin, end),)]
+                return np.asarray(done[x][(slice(None),) * axis + (slice(begin, end),)])
             case ra.Transpose(x):
                 return done[x].T
             case ra.Where(_, a, b):
