@@ -157,7 +157,7 @@ class _Values:
                 return np.asarray(self.params[name][self.forest.token[self._at(of)]])
             case ra.Feature():
                 assert self.forest.features is not None
-                return self.forest.features[self.node]
+                return np.asarray(self.forest.features[self.node])
             case ra.Number(value):
                 return np.full(expr.shape, value, self.kind)
             case ra.ChildState(child, name):
