@@ -79,8 +79,9 @@ def refuse_object(
     """
     children, token = attributes
     if what == WRONG["none root"]:
-        raise StructureError(f"every tree must be an object with {children!r}, tree {position} is "
-                             "None: leave it out")
+        raise StructureError(
+            f"every tree must be an object with {children!r}, tree {position} is None: leave it out"
+        )
     where = place(found, node)
     if what == WRONG["none child"]:
         raise StructureError(
@@ -250,9 +251,7 @@ def _check_tokens(forest: Forest, tokens: str, vocab: int | None) -> None:
     if outside.any():
         node = int(np.flatnonzero(outside)[0])
         below = "" if vocab is None else f" and below the vocabulary size {vocab}"
-        raise TokenError(
-            f"{place(forest, node)}: a token must be from 0{below}, got {token[node]}"
-        )
+        raise TokenError(f"{place(forest, node)}: a token must be from 0{below}, got {token[node]}")
 
 
 def _short(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from cortex.forest import Forest, Sequence, Structure
 from cortex.structures import arrays, graphs, objects, source, text
 
 #: Modules whose objects are read by functions of their own.
-_READERS = {
+_READERS: dict[str, Callable[[Any], Forest]] = {
     "networkx": graphs.from_networkx,
     "torch_geometric": graphs.from_pyg,
     "dgl": graphs.from_dgl,
@@ -20,8 +21,9 @@ _READERS = {
 
 
 @functools.lru_cache(maxsize=256)
-def _origin(kind: type) -> str | None:
+def _origin(kind: Hashable) -> str | None:
     """Which reader objects of this type need; None for plain objects with children."""
+    assert isinstance(kind, type)
     if issubclass(kind, Forest):
         return "forest"
     if issubclass(kind, (str, Path)):

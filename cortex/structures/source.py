@@ -17,7 +17,9 @@ AST_TYPES: tuple[str, ...] = tuple(
     sorted(
         name
         for name, kind in vars(ast).items()
-        if isinstance(kind, type) and issubclass(kind, ast.AST) and kind.__module__ in ("ast", "_ast")
+        if isinstance(kind, type)
+        and issubclass(kind, ast.AST)
+        and kind.__module__ in ("ast", "_ast")
     )
 )
 _NUMBER = {name: i for i, name in enumerate(AST_TYPES)}
@@ -40,7 +42,9 @@ def from_ast(source: str | Path | ast.AST | Iterable[str | Path | ast.AST]) -> F
         queue = [_parsed(item)]
         first = len(rows)
         for node in queue:  # grows while it is read
-            children = [c for c in ast.iter_child_nodes(node) if not isinstance(c, ast.expr_context)]
+            children = [
+                c for c in ast.iter_child_nodes(node) if not isinstance(c, ast.expr_context)
+            ]
             begin = first + len(queue)
             rows.append(list(range(begin, begin + len(children))))
             tokens.append(_NUMBER[_type_name(node)])
