@@ -225,8 +225,8 @@ def _check_cycle(forest: Forest) -> None:
     if len(names) > _MOST_STEPS:
         names = [*names[:6], f"...({len(names) - 9} more)...", *names[-3:]]
     raise StructureError(
-        f"a structure must have no cycle, got one through the nodes {' -> '.join(names)} "
-        f"({place(forest, cycle[0])})"
+        f"a structure must have no cycle, got one through the nodes {' -> '.join(names)}: "
+        f"take out one of its edges (the first lies at {place(forest, cycle[0])})"
     )
 
 

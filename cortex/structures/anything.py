@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ _READERS: dict[str, Callable[[Any], Forest]] = {
 }
 
 
-@functools.lru_cache(maxsize=256)
-def _origin(kind: Hashable) -> str | None:
+def _origin(kind: type) -> str | None:
     """Which reader objects of this type need; None for plain objects with children."""
-    assert isinstance(kind, type)
+    known: str | None = _known(kind)
+    return known
+
+
+@functools.lru_cache(maxsize=256)
+def _known(kind: Any) -> str | None:
     if issubclass(kind, Forest):
         return "forest"
     if issubclass(kind, (str, Path)):
