@@ -177,21 +177,16 @@ def linearize_forest(
 
         problems.check(forest, structure, tokens=tokens, vocab=vocab)
         return reference.linearize(forest, structure, kinds=kinds, dedup=dedup, tokens=tokens)
-    features = forest.features if dedup else None
     result = native.number(
-        forest.child_ptr.ctypes.data,
-        forest.child_idx.ctypes.data,
-        forest.roots.ctypes.data,
-        forest.token.ctypes.data,
-        forest.n_nodes,
-        len(forest.child_idx),
-        forest.n_roots,
+        forest.child_ptr,
+        forest.child_idx,
+        forest.roots,
+        forest.token,
+        forest.features if dedup else None,
         -1 if structure.max_children is None else structure.max_children,
         _flags(structure, kinds, dedup),
         _NEEDED[tokens],
         -1 if vocab is None else vocab,
-        None if features is None else features.ctypes.data,
-        0 if features is None else features.shape[1] * 4,
     )
     if result is None:
         problems.refuse(forest, structure, tokens=tokens, vocab=vocab)
@@ -364,11 +359,11 @@ def _native() -> _Native | None:
         )
         return None
     functions = ctypes.PyDLL(str(library.path))  # unlike cffi it keeps the interpreter lock
-    obj, i32, i64, address = ctypes.py_object, ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+    obj, i32 = ctypes.py_object, ctypes.c_int32
     walk, number = functions.cortex_walk, functions.cortex_number
     walk.restype = number.restype = obj
     walk.argtypes = [obj, obj, obj, i32, i32, i32, i32]
-    number.argtypes = [*[address] * 4, *[i64] * 3, *[i32] * 4, address, i64]
+    number.argtypes = [*[obj] * 5, *[i32] * 4]
     return _Native(walk, number)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,18 @@ _READERS: dict[str, Callable[[Any], Forest]] = {
 }
 
 
+#: Remembered for each type without keeping the type alive.
+_origins: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
+
+
 def _origin(kind: type) -> str | None:
     """Which reader objects of this type need; None for plain objects with children."""
-    known: str | None = _known(kind)
-    return known
+    if kind not in _origins:
+        _origins[kind] = _find_origin(kind)
+    return _origins[kind]
 
 
-@functools.lru_cache(maxsize=256)
-def _known(kind: Any) -> str | None:
+def _find_origin(kind: type) -> str | None:
     if issubclass(kind, Forest):
         return "forest"
     if issubclass(kind, (str, Path)):
