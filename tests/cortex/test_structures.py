@@ -181,6 +181,9 @@ def test_syntax_trees_have_the_types_of_nodes_as_tokens() -> None:
     names = [structures.AST_TYPES[token] for token in forest.token.tolist()]
     assert names == ["Module", "Assign", "Name", "BinOp", "Constant", "Add", "Name"]
     assert linearize(ast.parse("x = 1 + y"), Tree(None)).n_nodes == 7
+    worded = structures.from_ast("x = 1 + y; y = 1", words=True).token.tolist()
+    assert worded[:3] == structures.from_ast("x = 1; y = 1").token.tolist()[:3]
+    assert len({t for t in worded if t >= len(structures.AST_TYPES)}) == 3
     with pytest.raises(StructureError, match="line 1: source must parse"):
         structures.from_ast("x = = 1")
 
