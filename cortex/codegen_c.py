@@ -22,7 +22,7 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 #: int32 arrays of a linearized structure, in the order of the generated function's parameters.
 STRUCTURE = ("level_ptr", "kind_ptr", "child", "child_ptr", "child_at", "token", "roots")
 #: Numbers of a call, likewise.
-COUNTS = ("n_nodes", "n_leaves", "n_levels", "widest_level", "n_edges", "n_roots")
+COUNTS = ("n_nodes", "n_leaves", "n_levels", "n_edges", "n_roots", "n_tokens")
 
 
 @attrs.frozen
@@ -41,7 +41,7 @@ class Source:
 
 
 def generate(program: il.Program) -> Source:
-    """The C++ of a program; its functions are `cortex_run`, `_workspace`, `_pack`, `_panels`."""
+    """The C++ of a program; its functions are `cortex_run`, `_pack` and `_panels`."""
     return _Emitter(program).source()
 
 
@@ -113,14 +113,14 @@ class _Emitter:
         text += self.panels.declarations()
         text += ["struct Run {"]
         text += [f"  const int32_t *{name};" for name in STRUCTURE]
-        text += [f"  int64_t {name};" for name in COUNTS]
+        text += [f"  int64_t {name};" for name in (*COUNTS, "widest_level")]
         text += [f"  const float *{_tensor(d.name)};" for d in inputs]
         text += [f"  float *{_tensor(d.name)};" for d in (*states, *shared)]
         text += ["  const float *panels;", "  float *tiles;", "  int64_t threads;", "};", ""]
         text += self._places(states, shared, tiles)
         text += ["__attribute__((noinline)) void body(const Run &r, const cortex::Team &team) {"]
         text += [f"  const int32_t *const {name} = r.{name};" for name in STRUCTURE]
-        text += [f"  const int64_t {name} = r.{name};" for name in COUNTS]
+        text += [f"  const int64_t {name} = r.{name};" for name in (*COUNTS, "widest_level")]
         text += [f"  const float *const {_tensor(d.name)} = r.{_tensor(d.name)};" for d in inputs]
         text += [
             f"  float *const {_tensor(d.name)} = r.{_tensor(d.name)};" for d in (*states, *shared)
@@ -128,7 +128,7 @@ class _Emitter:
         text += ["  const float *const panels = r.panels;"]
         text += ["  float *const tiles = r.tiles + team.thread * tiles_size;"]
         text += [f"  float *const {_tensor(d.name)} = tiles + at_{_tensor(d.name)};" for d in tiles]
-        unused = (*STRUCTURE, *COUNTS, "panels", "tiles", *(_tensor(d.name) for d in
+        unused = (*STRUCTURE, *COUNTS, "widest_level", "panels", "tiles", *(_tensor(d.name) for d in
                   (*inputs, *states, *shared, *tiles)))
         text += ["  " + " ".join(f"(void){name};" for name in unused)]
         text += [*main, "}", "} // namespace", ""]
@@ -156,7 +156,8 @@ class _Emitter:
         lines.append(f"constexpr int64_t tiles_size = at_gathered + {64 * gathered} + 32;")
         lines += ["", "int64_t place(Run &r, float *workspace, bool places_states) {"]
         lines += ["  int64_t at = 0;"]
-        counts = [f"[[maybe_unused]] const int64_t {name} = r.{name};" for name in COUNTS]
+        counts = [f"[[maybe_unused]] const int64_t {name} = r.{name};"
+                  for name in (*COUNTS, "widest_level")]
         lines += ["  " + c for c in counts]
         for d in (*states, *shared):
             size = f"({self._size(d)} + 31) / 16 * 16"
@@ -175,23 +176,29 @@ class _Emitter:
     ) -> list[str]:
         """The exported functions.
 
-        numbers: COUNTS, threads, then addresses: workspace, panels, inputs, states (0: in the
-        workspace), and for each state where its roots go (0: nowhere).
+        numbers: COUNTS, threads, floats of workspace, then addresses: workspace, panels, inputs,
+        states (0: in the workspace), and for each state where its roots go (0: nowhere).
+        Returns the floats of workspace that are needed if there are fewer, and else 0.
         """
         n = len(COUNTS)
-        first = n + 3
+        first = n + 4
         fill = [f"  r.{name} = numbers[{i}];" for i, name in enumerate(COUNTS)]
         fill += [f"  r.threads = numbers[{n}];"]
         pointers = [f"  r.{name} = {name};" for name in STRUCTURE]
-        pointers += ["  float *const workspace = (float *)numbers[%d];" % (n + 1)]
-        pointers += ["  r.panels = (const float *)numbers[%d];" % (n + 2)]
+        pointers += [
+            "  for (int64_t b = 0; b < r.n_levels; b++)",
+            "    r.widest_level = cortex::most(r.widest_level, level_ptr[b + 1] - level_ptr[b]);",
+        ]
+        pointers += ["  float *const workspace = (float *)numbers[%d];" % (n + 2)]
+        pointers += ["  r.panels = (const float *)numbers[%d];" % (n + 3)]
         pointers += [
             f"  r.{_tensor(d.name)} = (const float *)numbers[{first + i}];"
             for i, d in enumerate(inputs)
         ]
         at = first + len(inputs)
         given = [f"numbers[{at}]" if states else "0"]
-        pointers += [f"  place(r, workspace, !{given[0]});"]
+        pointers += [f"  const int64_t needed = place(r, workspace, !{given[0]});"]
+        pointers += [f"  if (needed > numbers[{n + 1}]) return needed;"]
         pointers += [
             f"  if (numbers[{at + i}]) r.{_tensor(d.name)} = (float *)numbers[{at + i}];"
             for i, d in enumerate(states)
@@ -207,11 +214,6 @@ class _Emitter:
             ]
         arrays = ", ".join(f"const int32_t *{name}" for name in STRUCTURE)
         return [
-            "EXPORT int64_t cortex_workspace(const int64_t *numbers, int64_t places_states) {",
-            "  Run r{};",
-            *fill,
-            "  return place(r, nullptr, places_states);",
-            "}",
             "EXPORT int64_t cortex_panels(void) { return panels_size; }",
             "EXPORT void cortex_pack([[maybe_unused]] const int64_t *params, "
             "[[maybe_unused]] float *panels) {",
@@ -222,7 +224,7 @@ class _Emitter:
                 )
             ),
             "}",
-            f"EXPORT void cortex_run({arrays}, const int64_t *numbers) {{",
+            f"EXPORT int64_t cortex_run({arrays}, const int64_t *numbers) {{",
             "  Run r{};",
             *fill,
             *pointers,
@@ -234,6 +236,7 @@ class _Emitter:
             "    body(r, cortex::Team{&meeting, omp_get_thread_num(), omp_get_num_threads()});",
             "  }",
             *copies,
+            "  return 0;",
             "}",
         ]
 
@@ -353,11 +356,9 @@ class _Emitter:
         step, v = self.name("step"), _var(s.var)
         with self.block("{"):
             self.line(f"const int64_t {begin} = {self.index(s.begin)};")
-            fixed = isinstance(s.extent, il.Int)
             head = f"cortex::columns<{s.extent.value}>(" if isinstance(s.extent, il.Int) else (
                 f"cortex::columns({self.index(s.extent)}, "
             )
-            del fixed
             with self.block(f"{head}[&](int64_t {step}, auto {lanes}) {_INLINE} {{", "});"):
                 self.line(f"[[maybe_unused]] const int64_t {v} = {begin} + {step};")
                 for part in _parts(s.body):
@@ -682,7 +683,15 @@ class _Emitter:
             if gathers:
                 self.indent -= 1
                 self.line("}")
-        self.flops += [(t.depth, columns) for t in terms]
+        self.flops += [(t.depth, columns * self._blocks(inner)) for t in terms]
+
+    def _blocks(self, inner: il.For) -> int:
+        """How often a constant loop around repeats the nest for one row."""
+        times = 1
+        for var, (_, extent) in self.loops.items():
+            if var != inner.var and isinstance(extent, il.Int):
+                times *= extent.value
+        return times
 
     def _operand(
         self,
@@ -725,17 +734,11 @@ class _Emitter:
             start = data
         else:
             start = self.name("left")
-            with self._row_var(rows, first):
-                where_text = self.index(left)  # type: ignore[arg-type]
+            where_text = self.index(left)  # type: ignore[arg-type]
             if rows is not None:
                 where_text = re.sub(rf"\b{_var(rows.var)}\b", first, where_text)
             self.line(f"const float *const {start} = {_tensor(t.left.tensor)} + {where_text};")
         return f"cortex::Term<{t.depth}, {pitch}, {right}>{{{start}, {{{base}}}}}"
-
-    @contextmanager
-    def _row_var(self, rows: il.For | None, first: str) -> Iterator[None]:
-        del rows, first
-        yield
 
 
 # ---- Shapes of expressions ----
