@@ -105,7 +105,9 @@ class _Emitter:
         self.statement(body)
         main = self.lines
         inputs = [d for d in program.tensors.values() if d.scope in ("param", "table", "feature")]
-        others = [d for d in program.tensors.values() if d.scope not in ("param", "table", "feature")]
+        others = [
+            d for d in program.tensors.values() if d.scope not in ("param", "table", "feature")
+        ]
         states = [d for d in others if d.name in program.states]
         shared = [d for d in others if d.scope != "tile" and d.name not in program.states]
         tiles = [d for d in others if d.scope == "tile"]
@@ -128,8 +130,14 @@ class _Emitter:
         text += ["  const float *const panels = r.panels;"]
         text += ["  float *const tiles = r.tiles + team.thread * tiles_size;"]
         text += [f"  float *const {_tensor(d.name)} = tiles + at_{_tensor(d.name)};" for d in tiles]
-        unused = (*STRUCTURE, *COUNTS, "widest_level", "panels", "tiles", *(_tensor(d.name) for d in
-                  (*inputs, *states, *shared, *tiles)))
+        unused = (
+            *STRUCTURE,
+            *COUNTS,
+            "widest_level",
+            "panels",
+            "tiles",
+            *(_tensor(d.name) for d in (*inputs, *states, *shared, *tiles)),
+        )
         text += ["  " + " ".join(f"(void){name};" for name in unused)]
         text += [*main, "}", "} // namespace", ""]
         text += self._entry(inputs, states, shared)
@@ -156,15 +164,15 @@ class _Emitter:
         lines.append(f"constexpr int64_t tiles_size = at_gathered + {64 * gathered} + 32;")
         lines += ["", "int64_t place(Run &r, float *workspace, bool places_states) {"]
         lines += ["  int64_t at = 0;"]
-        counts = [f"[[maybe_unused]] const int64_t {name} = r.{name};"
-                  for name in (*COUNTS, "widest_level")]
+        counts = [
+            f"[[maybe_unused]] const int64_t {name} = r.{name};"
+            for name in (*COUNTS, "widest_level")
+        ]
         lines += ["  " + c for c in counts]
         for d in (*states, *shared):
             size = f"({self._size(d)} + 31) / 16 * 16"
             guard = "if (places_states) " if d in states else ""
-            lines.append(
-                f"  {guard}{{ r.{_tensor(d.name)} = workspace + at; at += {size}; }}"
-            )
+            lines.append(f"  {guard}{{ r.{_tensor(d.name)} = workspace + at; at += {size}; }}")
         lines += ["  r.tiles = workspace + at;", "  return at + tiles_size * r.threads;", "}", ""]
         return lines
 
@@ -189,8 +197,8 @@ class _Emitter:
             "  for (int64_t b = 0; b < r.n_levels; b++)",
             "    r.widest_level = cortex::most(r.widest_level, level_ptr[b + 1] - level_ptr[b]);",
         ]
-        pointers += ["  float *const workspace = (float *)numbers[%d];" % (n + 2)]
-        pointers += ["  r.panels = (const float *)numbers[%d];" % (n + 3)]
+        pointers += [f"  float *const workspace = (float *)numbers[{n + 2}];"]
+        pointers += [f"  r.panels = (const float *)numbers[{n + 3}];"]
         pointers += [
             f"  r.{_tensor(d.name)} = (const float *)numbers[{first + i}];"
             for i, d in enumerate(inputs)
@@ -271,8 +279,9 @@ class _Emitter:
         if fn in ("level_begin", "level_end"):
             return f"int64_t(level_ptr[{n}{' + 1' if fn == 'level_end' else ''}])"
         if fn in ("kind_begin", "kind_end"):
-            kinds = 2 ** sum(name.startswith("child") and name[5:].isdigit()
-                             for name in self.program.functions)
+            kinds = 2 ** sum(
+                name.startswith("child") and name[5:].isdigit() for name in self.program.functions
+            )
             after = " + 1" if fn == "kind_end" else ""
             return f"int64_t(kind_ptr[{n} * {kinds + 1} + {args[1]}{after}])"
         if fn == "token":
@@ -356,8 +365,10 @@ class _Emitter:
         step, v = self.name("step"), _var(s.var)
         with self.block("{"):
             self.line(f"const int64_t {begin} = {self.index(s.begin)};")
-            head = f"cortex::columns<{s.extent.value}>(" if isinstance(s.extent, il.Int) else (
-                f"cortex::columns({self.index(s.extent)}, "
+            head = (
+                f"cortex::columns<{s.extent.value}>("
+                if isinstance(s.extent, il.Int)
+                else (f"cortex::columns({self.index(s.extent)}, ")
             )
             with self.block(f"{head}[&](int64_t {step}, auto {lanes}) {_INLINE} {{", "});"):
                 self.line(f"[[maybe_unused]] const int64_t {v} = {begin} + {step};")
@@ -515,9 +526,7 @@ class _Emitter:
             if e.op == "sum":
                 self.line(f"{result} += {text};")
             else:
-                self.line(
-                    f"{result} = {v} == {begin} ? {text} : cortex::max({text}, {result});"
-                )
+                self.line(f"{result} = {v} == {begin} ? {text} : cortex::max({text}, {result});")
         return result, is_vec
 
     # ---- Products ----
@@ -600,11 +609,10 @@ class _Emitter:
             return _Term(e, x, p, e.extent.value, pitch)
         return None
 
-    def _view(
-        self, p: il.Load, e: il.Reduce, inner: il.For
-    ) -> tuple[View, il.Index] | None:
+    def _view(self, p: il.Load, e: il.Reduce, inner: il.For) -> tuple[View, il.Index] | None:
         """The panels of a parameter, and the block to begin at; None if these cannot be packed."""
-        assert isinstance(e.extent, il.Int) and isinstance(inner.extent, il.Int)
+        assert isinstance(e.extent, il.Int)
+        assert isinstance(inner.extent, il.Int)
         if self.program.tensors[p.tensor].scope != "param":
             return None
         offset = self.offset(p.tensor, p.index)
@@ -754,7 +762,7 @@ def _var(name: str) -> str:
 
 def _number(value: float) -> str:
     if value != value:
-        return "__builtin_nanf(\"\")"
+        return '__builtin_nanf("")'
     if value in (float("inf"), float("-inf")):
         return f"({'-' if value < 0 else ''}__builtin_inff())"
     return f"({value!r}f)" if re.search(r"[.e]", repr(value)) else f"({value!r}.0f)"
@@ -846,7 +854,8 @@ def _pieces(loop: il.For | il.Reduce) -> list[il.For | il.Reduce]:
     if cut is None:
         return [loop]
     pick, held = cut
-    assert isinstance(loop.begin, il.Int) and isinstance(loop.extent, il.Int)
+    assert isinstance(loop.begin, il.Int)
+    assert isinstance(loop.extent, il.Int)
     pieces: list[il.For | il.Reduce] = []
     for begin, extent, branch in (
         (loop.begin.value, held, pick.then),
@@ -856,7 +865,12 @@ def _pieces(loop: il.For | il.Reduce) -> list[il.For | il.Reduce]:
             # From 0 on, so that both parts look alike to the search for products.
             moved = il.add(il.Var(loop.var), il.Int(begin))
             body = il.substitute(_replace(loop.body, {pick: branch}), {loop.var: moved})
-            piece = attrs.evolve(loop, begin=il.Int(0), extent=il.Int(extent), body=body)  # type: ignore[misc]
+            piece: il.For | il.Reduce = attrs.evolve(  # type: ignore[misc]
+                loop,
+                begin=il.Int(0),
+                extent=il.Int(extent),
+                body=body,  # type: ignore[arg-type]
+            )
             pieces += _pieces(piece)
     return pieces
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cortex import codegen_c, ra, tables, weights as weights_of
+from cortex import codegen_c, ra, tables
+from cortex import weights as weights_of
 from cortex.errors import BackendError, ModelError
 from cortex.linearize import Linear, Tokens, linearize
 
 if TYPE_CHECKING:
     import torch
 
-    from cortex.tracing import Recursive
+    from cortex.recursive import Recursive
 
 Backend: TypeAlias = Literal["c", "interp"]
 Keep: TypeAlias = Literal["root", "all"]
@@ -60,7 +61,7 @@ class Result:
 
     def node(self, name: str) -> torch.Tensor:
         """The states of all nodes in the order of the Forest, (forest's n_nodes, ...)."""
-        return self.raw(name)[self.linear.id_of]
+        return self.raw(name)[self.linear.id_of.copy()]
 
 
 class _Packed:
@@ -120,6 +121,10 @@ class Compiled:
         )
         self._work = sum(depth * columns for depth, columns in self._generated.flops)
         self._idle: list[_Workspace] = []
+        self._shapes = [(name, model.states[name]) for name in self._generated.states]
+        self._n_states = len(self._shapes)
+        features = [lowered.program.tensors[n].scope == "feature" for n in self._generated.inputs]
+        self._feature = features.index(True) if any(features) else None
         if backend == "c":
             self._build()
         self._set(params)
@@ -260,25 +265,6 @@ class Compiled:
         self._idle.append(space)
         return Result(roots, states, linear)
 
-    @property
-    def _shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        cached = self.__dict__.get("_state_shapes")
-        if cached is None:
-            cached = [(n, self.ra.states[n]) for n in self._generated.states]
-            self.__dict__["_state_shapes"] = cached
-        return cached
-
-    @property
-    def _n_states(self) -> int:
-        return len(self._shapes)
-
-    @property
-    def _feature(self) -> int | None:
-        for i, name in enumerate(self._generated.inputs):
-            if self.lowered.program.tensors[name].scope == "feature":
-                return i
-        return None
-
     def _interpret(self, linear: Linear) -> Result:
         from cortex import interpreter
 
@@ -286,11 +272,11 @@ class Compiled:
         found = interpreter.run(self.lowered.program, linear, arrays)
         torch = self._torch
         states = {n: torch.from_numpy(np.asarray(found[n], np.float32)) for n, _ in self._shapes}
-        roots = {n: states[n][linear.roots] for n in self.outputs}
+        roots = {n: states[n][linear.roots.copy()] for n in self.outputs}
         return Result(roots, states if self.keep == "all" else {}, linear)
 
 
-def compile(  # noqa: A001 - the name of the paper's and of every other compiler's entry
+def compile(
     model: Recursive | ra.Model,
     weights: object = None,
     *,

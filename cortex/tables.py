@@ -64,7 +64,7 @@ def _rows(expr: ra.Expr, params: Mapping[str, Array], done: Mapping[str, Array])
             case ra.Product():
                 return _product(at(e.x), at(e.y), e.x.rank, e.y.rank)
             case ra.Dot():
-                return (at(e.x) * at(e.y)).sum(-1)
+                return np.asarray((at(e.x) * at(e.y)).sum(-1))
             case ra.Concat():
                 parts = [at(p) for p in e.parts]
                 rows = max(len(p) for p in parts)
@@ -87,10 +87,11 @@ def _padded(x: Array, rank: int, wanted: int) -> Array:
 
 def _product(x: Array, y: Array, x_rank: int, y_rank: int) -> Array:
     if x_rank == 1 and len(y) == 1:
-        return x @ y[0]
+        return np.asarray(x @ y[0])
+    out: Array
     left = x[:, None, :] if x_rank == 1 else x
     right = y[:, :, None] if y_rank == 1 else y
     out = left @ right
     if x_rank == 1:
         out = out[:, 0]
-    return out[..., 0] if y_rank == 1 else out
+    return np.asarray(out[..., 0] if y_rank == 1 else out)
