@@ -865,7 +865,7 @@ def _pieces(loop: il.For | il.Reduce) -> list[il.For | il.Reduce]:
             # From 0 on, so that both parts look alike to the search for products.
             moved = il.add(il.Var(loop.var), il.Int(begin))
             body = il.substitute(_replace(loop.body, {pick: branch}), {loop.var: moved})
-            piece: il.For | il.Reduce = attrs.evolve(  # type: ignore[misc]
+            piece: il.For | il.Reduce = attrs.evolve(
                 loop,
                 begin=il.Int(0),
                 extent=il.Int(extent),
