@@ -1,0 +1,1 @@
+"""Slow plain versions that tests hold the fast ones against."""
