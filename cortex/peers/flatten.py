@@ -15,7 +15,7 @@ class Levels:
     """Nodes numbered by height, leaves first.
 
     bounds:  level b is bounds[b] .. bounds[b + 1] - 1
-    tokens:  (n_nodes,) int64
+    tokens:  (n_nodes,) int64, or those of the leaves alone
     kids:    for each level but the first: the first child of every node, then the second of every
              node, ...; with `offsets`: all children of the first node, then of the second, ...
     offsets: for each level but the first where the children of each of its nodes begin, or None
@@ -29,8 +29,11 @@ class Levels:
     roots: Tensor
 
 
-def flatten(roots: Sequence[Any], arity: int | None) -> Levels:
-    """Number the nodes of trees (arity 1, 2, ...) or DAGs (None)."""
+def flatten(roots: Sequence[Any], arity: int | None, *, all_tokens: bool) -> Levels:
+    """Number the nodes of trees (arity 1, 2, ...) or DAGs (None).
+
+    all_tokens: of inner nodes too, which must then have one
+    """
     levels = _by_height(_children_first(roots, arity))
     number: dict[int, int] = {}
     bounds = [0]
@@ -38,7 +41,8 @@ def flatten(roots: Sequence[Any], arity: int | None) -> Levels:
         for n, node in enumerate(level, bounds[-1]):
             number[id(node)] = n
         bounds.append(bounds[-1] + len(level))
-    tokens = torch.tensor([node.token for level in levels for node in level])
+    with_token = levels if all_tokens else levels[:1]
+    tokens = torch.tensor([node.token for level in with_token for node in level])
     kids: list[Tensor] = []
     offsets: list[Tensor] | None = None
     if arity is None:

@@ -42,7 +42,7 @@ class LevelBatched:
 
     def __call__(self, roots: Sequence[Any]) -> npt.NDArray[np.float32]:
         """First states of the roots, (roots, H)."""
-        return self.run(flatten(roots, self.arity))
+        return self.run(flatten(roots, self.arity, all_tokens=self.cell.has_input))
 
     @torch.inference_mode()
     def run(self, levels: Levels) -> npt.NDArray[np.float32]:

@@ -67,7 +67,7 @@ def make_problem(model: str, hidden: int, vocab: int, seed: int = 0) -> Problem:
     import numpy as np
 
     from cortex import models
-    from cortex.tracing import trace
+    from cortex.ra import trace
     from cortex.weights import seeded
 
     if model not in _CLASSES:

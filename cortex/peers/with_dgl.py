@@ -45,10 +45,10 @@ class DGL:
     def __call__(self, roots: Sequence[Any]) -> npt.NDArray[np.float32]:
         """First states of the roots, (roots, H)."""
         graph, tokens, leaves, at = self._graph(roots)
-        first = self.cell.leaf(tokens[leaves])
+        first = self.cell.leaf(tokens[leaves] if self.cell.has_input else tokens)
         names = self.names[: len(first)]
         for name, rows in zip(names, first, strict=True):
-            state = torch.zeros(len(tokens), *rows.shape[1:])
+            state = torch.zeros(graph.num_nodes(), *rows.shape[1:])
             state[leaves] = rows
             graph.ndata[name] = state
         if self.cell.has_input:
@@ -75,7 +75,7 @@ class DGL:
         return reduce
 
     def _graph(self, roots: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
-        """The graph with edges from child to parent, tokens, which nodes are leaves, the roots."""
+        """The graph with edges from child to parent, tokens (of all or of the leaves), leaves, roots."""
         number: dict[int, int] = {}
         nodes: list[Any] = []
         for root in roots:
@@ -102,6 +102,7 @@ class DGL:
             (torch.tensor(children, dtype=torch.int64), torch.tensor(parents, dtype=torch.int64)),
             num_nodes=len(nodes),
         )
-        tokens = torch.tensor([node.token for node in nodes])
+        with_token = nodes if self.cell.has_input else [nodes[n] for n in leaves]
+        tokens = torch.tensor([node.token for node in with_token])
         at = torch.tensor([number[id(root)] for root in roots])
         return graph, tokens, torch.tensor(leaves), at

@@ -61,8 +61,11 @@ class DyNet:
 
     def __call__(self, roots: Sequence[Any]) -> npt.NDArray[np.float32]:
         """First states of the roots, (roots, H)."""
-        found = self.build(roots).npvalue()
-        return found.reshape(-1, len(roots), order="F").T  # type: ignore[no-any-return]
+        import numpy as np
+
+        value = self.build(roots).npvalue()
+        found: npt.NDArray[np.float32] = value.reshape(-1, len(roots), order="F").T
+        return found.astype(np.float32)
 
     def build(self, roots: Sequence[Any]) -> Any:
         """The expression of the roots' states; nothing is computed yet."""
@@ -178,7 +181,7 @@ def _dag_rnn(dy: Any, kept: dict[str, Any]) -> Step:
 
 def _lstm(dy: Any, kept: dict[str, Any]) -> Step:
     table, weight = kept["E"], kept["U"]
-    hidden = weight.dim()[0][1] if hasattr(weight, "dim") else weight.shape()[1]
+    hidden = weight.shape()[1]
 
     def step(node: Any, kids: list[States]) -> States:
         gates = dy.lookup(table, node.token, update=False)
@@ -202,7 +205,7 @@ def _gru(dy: Any, kept: dict[str, Any]) -> Step:
 
     def step(node: Any, kids: list[States]) -> States:
         x = dy.lookup(table, node.token, update=False)
-        y = dy.affine_transform([bias, weight, kids[0][0]]) if kids else dy.parameter(bias)
+        y = dy.affine_transform([bias, weight, kids[0][0]]) if kids else bias
         rz = dy.logistic(dy.pick_range(x, 0, two) + dy.pick_range(y, 0, two))
         r, z = dy.pick_range(rz, 0, hidden), dy.pick_range(rz, hidden, two)
         n = dy.tanh(dy.pick_range(x, two, all_) + dy.cmult(r, dy.pick_range(y, two, all_)))
