@@ -60,9 +60,7 @@ def flatten(roots: Sequence[Any], arity: int | None, *, all_tokens: bool) -> Lev
     else:
         for level in levels[1:]:
             kids.append(
-                torch.tensor(
-                    [number[id(node.children[j])] for j in range(arity) for node in level]
-                )
+                torch.tensor([number[id(node.children[j])] for j in range(arity) for node in level])
             )
     return Levels(bounds, tokens, kids, offsets, torch.tensor([number[id(r)] for r in roots]))
 

@@ -50,6 +50,8 @@ class DyNet:
             weights["E"] = weights["E"] + weights["bx"]
         if problem.model == "tree_lstm":
             weights["E"] = weights["E"][:, : 3 * problem.hidden].copy()
+        if "EM" in weights:  # lookup parameters read each matrix by columns
+            weights["EM"] = weights["EM"].transpose(0, 2, 1).copy()
         # DyNet multiplies columns from the left; MV-RNN's weights stand that way already.
         as_it_is = ("E", "EM", *(("W", "WM") if problem.model == "mv_rnn" else ()))
         self._kept = {
@@ -73,6 +75,7 @@ class DyNet:
         dy.renew_cg()
         step = self._begin(dy, self._kept)
         known: dict[int, States] = {}
+        padding: list[Any] = []
         stack = list(roots)
         while stack:
             node = stack[-1]
@@ -87,6 +90,9 @@ class DyNet:
                 continue
             stack.pop()
             known[key] = step(node, [known[id(kid)] for kid in kids])
+        # Batching a graph of two or three nodes, a lone leaf's, writes past the end of memory.
+        while len(known) == 1 and len(padding) < 4:
+            padding.append(dy.scalarInput(0.0))
         return dy.concatenate_cols([known[id(root)][0] for root in roots])
 
 

@@ -103,7 +103,9 @@ def test_levels_hold_leaves_first_and_children_before_parents():
 
 
 def test_a_shared_child_is_computed_once():
-    levels = flatten(to_objects(attrs.evolve(grid(3, 3), token=np.arange(9))), None, all_tokens=True)
+    levels = flatten(
+        to_objects(attrs.evolve(grid(3, 3), token=np.arange(9))), None, all_tokens=True
+    )
     assert levels.bounds == [0, 1, 3, 6, 8, 9]
     assert levels.tokens.tolist() == [0, *levels.tokens.tolist()[1:-1], 8]
 
