@@ -27,7 +27,7 @@ STEPS: dict[str, Callable[[Any], Any]] = {
     "tabulate": lambda s: s.tabulate("leaf"),
     "dedup": lambda s: s.dedup(),
 }
-PAPER = "cortex.fig.ablation"
+PAPER, IN_PAPER = "cortex.fig.ablation", ("none", "fusion", "specialization", "persistence")
 
 
 @attrs.frozen
@@ -70,7 +70,7 @@ def run(settings: Settings, ctx: Context) -> None:
                 {step: batches.fresh(ours), "nothing": batches.fresh(base)},
                 baseline="nothing",
                 verify=shared.assert_close,
-                claim=PAPER if step in ("none", "fusion", "specialization", "persistence") else None,
+                claim=PAPER if step in IN_PAPER else None,
                 subject=step,
                 halfwidth=settings.halfwidth,
                 max_seconds=settings.max_seconds,

@@ -48,9 +48,7 @@ def run(settings: Settings, ctx: Context) -> None:
             "level_batched": (
                 (
                     "scheduling",
-                    lambda roots, b=batched: flatten(
-                        roots, b.arity, all_tokens=b.cell.has_input
-                    ),
+                    lambda roots, b=batched: flatten(roots, b.arity, all_tokens=b.cell.has_input),
                 ),
                 ("kernels", batched.run),
             ),

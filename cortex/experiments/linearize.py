@@ -87,8 +87,10 @@ def run(settings: Settings, ctx: Context) -> None:
         estimate = found["linearize"]
         share = {"low": 100 / estimate.high, "high": 100 / estimate.low}
         for claim in ("cortex.tab.linearization_share", "cortex.ours.linearize_share"):
-            if claim.endswith("_share") and ".ours." in claim and (
-                case.model != "tree_lstm" or batches.nodes < 100
+            if (
+                claim.endswith("_share")
+                and ".ours." in claim
+                and (case.model != "tree_lstm" or batches.nodes < 100)
             ):
                 continue
             ctx.record(

@@ -80,8 +80,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
         lines(
             rows.assign(
                 place=[
-                    f"{m}, {d}"
-                    for m, d in zip(rows["axis.model"], rows["axis.data"], strict=True)
+                    f"{m}, {d}" for m, d in zip(rows["axis.model"], rows["axis.data"], strict=True)
                 ]
             ),
             "axis.depth",

@@ -1,4 +1,4 @@
-"""Nodes of one height together, in torch: what a user does who batches a recursive model by hand."""
+"""Nodes of one height together, in torch: a recursive model batched by hand."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""A model with weights that ours and all peers hold, and batches of fresh node objects for it."""
+"""A model with weights that ours and all peers hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -89,24 +88,3 @@ def make_problem(model: str, hidden: int, vocab: int, seed: int = 0) -> Problem:
     projection = rng.uniform(-bound, bound, (hidden, weights["E"].shape[1])).astype(np.float32)
     weights["E"] = x @ projection
     return Problem(model, hidden, vocab, recursive, weights, (x, projection))
-
-
-class FreshForests:
-    """Gives the next of some distinct batches, as node objects nobody has seen before.
-
-    No cache of structures, tables or objects can then win by repetition. Objects are made ahead of
-    a call and kept alive by the caller's batch only.
-
-    make: batch number -> roots
-    """
-
-    def __init__(self, make: Callable[[int], Sequence[Any]], n: int = 16) -> None:
-        if n < 1:
-            raise ValueError(f"there must be at least one batch to give, got {n}")
-        self._make, self._n, self._next = make, n, 0
-
-    def __call__(self) -> Sequence[Any]:
-        """Roots of the next batch."""
-        roots = self._make(self._next % self._n)
-        self._next += 1
-        return roots

@@ -75,7 +75,7 @@ class DGL:
         return reduce
 
     def _graph(self, roots: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
-        """The graph with edges from child to parent, tokens (of all or of the leaves), leaves, roots."""
+        """Edges from child to parent; tokens, of all nodes or of the leaves; leaves; roots."""
         number: dict[int, int] = {}
         nodes: list[Any] = []
         for root in roots:
@@ -104,5 +104,5 @@ class DGL:
         )
         with_token = nodes if self.cell.has_input else [nodes[n] for n in leaves]
         tokens = torch.tensor([node.token for node in with_token])
-        at = torch.tensor([number[id(root)] for root in roots])
-        return graph, tokens, torch.tensor(leaves), at
+        ends = torch.tensor([number[id(root)] for root in roots])
+        return graph, tokens, torch.tensor(leaves), ends

@@ -11,10 +11,10 @@ from common.extras import MissingExtra
 from cortex import peers
 from cortex.forest import Forest
 from cortex.peers.flatten import flatten
-from cortex.peers.problem import ARITY, FreshForests
+from cortex.peers.problem import ARITY
+from cortex.ra import trace
 from cortex.reference.recursive import evaluate
 from cortex.structures import grid, perfect, random_tree, sequence, sst_like, to_objects
-from cortex.ra import trace
 
 VOCAB, HIDDEN = 50, 16
 
@@ -110,15 +110,6 @@ def test_a_shared_child_is_computed_once():
     assert levels.tokens.tolist() == [0, *levels.tokens.tolist()[1:-1], 8]
 
 
-def test_batches_are_distinct_and_their_objects_fresh():
-    fresh = FreshForests(lambda k: to_objects(perfect(2, 1, VOCAB, seed=k)), 3)
-    batches = [fresh() for _ in range(4)]
-    tokens = [tuple(kid.token for kid in roots[0].children) for roots in batches]
-    assert len(set(tokens)) == 3
-    assert tokens[3] == tokens[0]
-    assert batches[3][0] is not batches[0][0]
-
-
 def test_wrong_names_are_answered():
     problem = peers.make_problem("tree_fc", HIDDEN, VOCAB)
     with pytest.raises(ValueError, match="a peer must be one of eager, "):
@@ -127,8 +118,6 @@ def test_wrong_names_are_answered():
         peers.make("nn", problem)
     with pytest.raises(ValueError, match="model must be one of tree_fc, "):
         peers.make_problem("cnn", HIDDEN, VOCAB)
-    with pytest.raises(ValueError, match="at least one batch"):
-        FreshForests(lambda k: [], 0)
 
 
 @pytest.mark.parametrize(("name", "module"), [("dynet", "dynet_config"), ("dgl", "dgl")])
