@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -48,7 +49,7 @@ def run(settings: Settings, ctx: Context) -> None:
             "level_batched": (
                 (
                     "scheduling",
-                    lambda roots, b=batched: flatten(roots, b.arity, all_tokens=b.cell.has_input),
+                    partial(flatten, arity=batched.arity, all_tokens=batched.cell.has_input),
                 ),
                 ("kernels", batched.run),
             ),

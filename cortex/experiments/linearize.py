@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -35,7 +36,7 @@ class Settings:
 
 def run(settings: Settings, ctx: Context) -> None:
     """Compare the native walk with the flattening a user of torch writes, and with whole calls."""
-    from cortex import linearize
+    from cortex.linearize import linearize
     from cortex.peers.flatten import flatten
 
     options: dict[str, Any] = {
@@ -49,8 +50,8 @@ def run(settings: Settings, ctx: Context) -> None:
         found = ctx.compare(
             "speedup",
             {
-                "ours": batches.fresh(lambda roots, s=structure: linearize(roots, s)),
-                "python": batches.fresh(lambda roots: flatten(roots, 2, all_tokens=False)),
+                "ours": batches.fresh(partial(linearize, structure=structure)),
+                "python": batches.fresh(partial(flatten, arity=2, all_tokens=False)),
             },
             baseline="python",
             verify=lambda a, b: a.n_nodes == b.bounds[-1],
@@ -75,8 +76,8 @@ def run(settings: Settings, ctx: Context) -> None:
         found = ctx.compare(
             "whole_over_linearize",
             {
-                "linearize": batches.fresh(lambda roots, net=net: net.linearize(roots)),
-                "whole": batches.fresh(lambda roots, net=net: net(roots)),
+                "linearize": batches.fresh(net.linearize),
+                "whole": batches.fresh(net),
             },
             baseline="whole",
             verify=None,

@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from common.comparison import Comparison
     from cortex.peers import Peer
 
-__all__ = [
-    "MODELS", "PEERS", "SCHEDULES", "Batches", "Case", "against", "assert_close", "compiled", "here",
-    "is_cases", "one_of", "roots_of",
-]  # fmt: skip
+__all__ = ["Batches", "Case", "against", "assert_close", "compiled", "here", "roots_of"]
 
 MODELS = ("tree_fc", "tree_gru", "tree_lstm", "mv_rnn", "dag_rnn", "lstm", "gru")
 PEERS = (
