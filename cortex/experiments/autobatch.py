@@ -55,7 +55,7 @@ class Settings:
 
 
 def run(settings: Settings, ctx: Context) -> None:
-    """Compare each peer with ours as it comes, and with the paper's schedule beside it."""
+    """Compare each peer with ours as it comes; level-batched ones with the paper's schedule too."""
     from cortex import peers
 
     names = shared.here(settings.peers, ctx)
@@ -67,6 +67,8 @@ def run(settings: Settings, ctx: Context) -> None:
         for name in names:
             theirs = peers.make(name, problem)
             for schedule, net in nets.items():
+                if schedule == "paper" and not name.startswith("level_batched"):
+                    continue  # its targets are over these alone
                 target = TARGETS.get((case.model, case.data, case.batch, name, schedule))
                 shared.against(
                     ctx, batches, shared.roots_of(net, problem), theirs, name,

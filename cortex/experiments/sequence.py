@@ -36,7 +36,7 @@ class Settings:
 def run(settings: Settings, ctx: Context) -> None:
     """Tokens to last states. torch projects its inputs in the call; ours has them in its table.
 
-    Beside it the level-batched peer, which reads the same table as ours.
+    Beside it a loop over torch's operators, which reads the same table as ours.
     """
     from cortex import peers
 
@@ -52,7 +52,7 @@ def run(settings: Settings, ctx: Context) -> None:
         problem = case.problem()
         batches = shared.Batches(case, ctx.rng(f"{model}/{hidden}/{batch}/{length}"))
         ours = shared.roots_of(shared.compiled(problem, threads=ctx.threads), problem)
-        for name in ("nn", "level_batched"):
+        for name in ("nn", "eager"):
             claim = ["cortex.fig.sequence_speedup"] if name == "nn" else []
             if (batch, length) == (1, 100) and hidden in (256, 512) and name == "nn":
                 claim.append(f"cortex.ours.sequence_{hidden}")
@@ -83,7 +83,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
             "axis.length",
             "Sequences: torch's time over ours",
             "Fresh Python objects to last states. torch.nn projects its inputs within the call, "
-            "ours and the level-batched peer read projected rows.",
+            "ours and the eager loop read projected rows.",
             color="setting",
             x_title="length",
             y_title="peer time / our time",

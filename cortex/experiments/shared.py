@@ -22,6 +22,8 @@ PEERS = (
 )  # fmt: skip
 #: Peers that are ours under another schedule: the paper's primitives alone, without our tables.
 SCHEDULES = ("auto", "paper")
+#: Peers that compile something for each new size of a level, and keep it.
+WARMED = ("level_batched_onednn", "torch_compile")
 
 
 def one_of(names: Iterable[str]) -> Any:
@@ -55,6 +57,11 @@ def against(
     **options: Any,
 ) -> Comparison:
     """Compare ours with one peer on fresh objects, and record the peer's and our latency too."""
+    if peer in WARMED:
+        from cortex.structures import to_objects
+
+        for forest in batches.forests:
+            theirs(to_objects(forest))
     axes = {k: v for k, v in options.items() if k not in ("halfwidth", "max_seconds", "work")}
     found = ctx.compare(
         metric,

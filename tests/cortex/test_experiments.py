@@ -123,8 +123,9 @@ def test_the_headline_is_the_largest_ratio(run):
 def test_the_papers_schedule_stands_beside_ours(run):
     frame = run("autobatch")
     found = frame[frame["metric"] == "speedup"]
-    counts = found.groupby("axis.schedule")["axis.baseline"].nunique()
-    assert counts["auto"] == counts["paper"] >= 3
+    by_schedule = found.groupby("axis.schedule")["axis.baseline"].unique()
+    assert set(by_schedule["paper"]) == {"level_batched", "level_batched_onednn"}
+    assert set(by_schedule["auto"]) > set(by_schedule["paper"])
     onednn = frame[frame["claim"] == "cortex.ours.lstm_paper_onednn"]
     assert set(onednn["axis.schedule"]) == {"paper"}
 
