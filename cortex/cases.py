@@ -20,6 +20,14 @@ DISTINCT = 16
 VOCAB, MATRIX_VOCAB = 21_000, 2_000
 
 
+def product_flops(model: str, hidden: int) -> float:
+    """Arithmetic of an inner node's matrix products, nothing tabulated."""
+    if model == "mv_rnn":  # B a and A b, W [..; ..], and W_M [A; B]
+        return float(2 * (2 * hidden**2 + 2 * hidden**2 + 2 * hidden**3))
+    squares = {"tree_fc": 2, "tree_gru": 3, "tree_lstm": 5, "dag_rnn": 1, "lstm": 4, "gru": 3}
+    return float(2 * squares[model] * hidden**2)
+
+
 @attrs.frozen
 class Case:
     """A model on a kind of data.
@@ -75,6 +83,8 @@ class Case:
 class Batches:
     """Batches of one case, as Python objects; `fresh` gives each candidate objects of its own.
 
+    nodes: of a batch, on average;  flops: of its matrix products, nothing tabulated
+
     A call takes the next `group` of the distinct batches, so many that calls have about the same
     size where trees have not.
     """
@@ -84,6 +94,10 @@ class Batches:
         self.forests = [case.forest(seed) for seed in seeds]
         self.group = max(1, distinct // case.batch) if case.data == "sst" else 1
         self.nodes = sum(forest.n_nodes for forest in self.forests) / distinct
+        inner = sum(
+            int((forest.child_ptr[1:] > forest.child_ptr[:-1]).sum()) for forest in self.forests
+        )
+        self.flops = product_flops(case.model, case.hidden) * inner / distinct
 
     def fresh(self, run: Callable[[Sequence[Any]], Any]) -> Callable[[], Any]:
         """A function of no arguments that runs the next batches; gives the last batch's result."""

@@ -9,6 +9,7 @@ import attrs
 from attrs.validators import deep_iterable, ge, gt
 
 from common.experiment import Context, Work
+from cortex.cases import product_flops
 from cortex.experiments import shared
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 ORDER = "cortex.sec.roofline_order"
 LEVELS, INNER = 8, 127  # of a perfect tree of 128 leaves
-#: Multiply-adds of an inner node in units of hidden ** 2, without tables.
-PRODUCTS = {"tree_fc": 2, "tree_gru": 3, "tree_lstm": 5}
+MODELS = ("tree_fc", "tree_gru", "tree_lstm")
 
 
 @attrs.frozen
@@ -30,7 +30,7 @@ class Settings:
     halfwidth: wanted half-width of each ratio;  max_seconds: longest time for one comparison
     """
 
-    models: list[str] = attrs.field(validator=shared.one_of(PRODUCTS))
+    models: list[str] = attrs.field(validator=shared.one_of(MODELS))
     hidden: int = attrs.field(validator=ge(16))
     batches: list[int] = attrs.field(validator=deep_iterable(ge(1)))
     halfwidth: float = attrs.field(validator=gt(0))
@@ -40,7 +40,7 @@ class Settings:
 def flops(model: str, hidden: int, batch: int) -> float:
     """Arithmetic of the products and, for TreeFC, bias and ReLU of a batch of perfect trees."""
     small = 2 * hidden if model == "tree_fc" else 0
-    return float(batch * INNER * (2 * PRODUCTS[model] * hidden**2 + small))
+    return float(batch * INNER * (product_flops(model, hidden) + small))
 
 
 def bytes_moved(hidden: int, batch: int) -> dict[str, float]:
