@@ -77,7 +77,7 @@ def _exprs(parts: "Iterable[Expr]") -> "tuple[Expr, ...]":
 class _Interned(type):
     """Gives the object already made when an equal expression is asked for."""
 
-    _made: "ClassVar[weakref.WeakValueDictionary[tuple[object, ...], Expr]]" = (
+    _made: ClassVar["weakref.WeakValueDictionary[tuple[object, ...], Expr]"] = (
         weakref.WeakValueDictionary()
     )
     _lock: ClassVar[threading.Lock] = threading.Lock()

@@ -116,12 +116,15 @@ class Recursive:
 class Token:
     """The node's token; it reads rows of parameters and does nothing else."""
 
+    def __repr__(self) -> str:
+        return "n.token"
+
     def _used(self, *_: object) -> NoReturn:
         refuse("n.token may only look up a row of a parameter: self.E[n.token]")
 
     __bool__ = __lt__ = __le__ = __gt__ = __ge__ = __add__ = __sub__ = __mul__ = _used
     __radd__ = __rmul__ = __index__ = __int__ = __float__ = _used
-    __eq__ = __ne__ = _used  # type: ignore[assignment]
+    __eq__ = __ne__ = _used
     __hash__ = None  # type: ignore[assignment]
 
 

@@ -133,7 +133,7 @@ struct Known {
 struct Scratch {
   Pile<PyObject*> nodes;
   Pile<int32_t> child_ptr, child_idx, roots, token;
-  Pile<int32_t> height, key, count, order, id_of, work, parent_ptr, parent_idx, distinct;
+  Pile<int32_t> height, key, count, order, id_of, work, parent_ptr, parent_idx, distinct, inner;
   Pile<uint64_t> hashes;
   Table table;
   Known known[4];
@@ -148,7 +148,8 @@ struct Scratch {
     }
     nodes.trim();
     for (Pile<int32_t>* pile : {&child_ptr, &child_idx, &roots, &token, &height, &key, &count,
-                                &order, &id_of, &work, &parent_ptr, &parent_idx, &distinct})
+                                &order, &id_of, &work, &parent_ptr, &parent_idx, &distinct,
+                                &inner})
       pile->trim();
     hashes.trim();
     table.clear();
@@ -193,27 +194,47 @@ struct Options {
 /* ---- numbering ------------------------------------------------------------------------------ */
 
 /* height[n] for every node; false if there is a cycle. */
-bool find_heights(Scratch& s, const Graph& g) {
+bool find_heights(Scratch& s, const Graph& g, int32_t arity) {
   int32_t* height = s.height.resize(g.n);
   const int32_t *ptr = g.child_ptr, *idx = g.child_idx;
-  bool down = true, up = true;  // children after parents, children before parents
-  for (int64_t n = 0; n < g.n; ++n)
-    for (int32_t e = ptr[n]; e < ptr[n + 1]; ++e) {
-      down &= idx[e] > n;
-      up &= idx[e] < n;
+  /* Inner nodes alone, so that the loops below do not have to guess which nodes are leaves. */
+  int32_t* inner = s.inner.resize(g.n);
+  int64_t n_inner = 0;
+  for (int64_t n = 0; n < g.n; ++n) {
+    inner[n_inner] = static_cast<int32_t>(n);
+    n_inner += ptr[n + 1] > ptr[n];
+  }
+  int32_t down = 1, up = 1;  // children after parents, children before parents
+  if (arity > 0) {
+    for (int64_t i = 0; i < n_inner; ++i)
+      for (int32_t j = 0; j < arity; ++j) {
+        down &= idx[i * arity + j] > inner[i];
+        up &= idx[i * arity + j] < inner[i];
+      }
+  } else {
+    for (int64_t i = 0; i < n_inner; ++i)
+      for (int32_t n = inner[i], e = ptr[n]; e < ptr[n + 1]; ++e) {
+        down &= idx[e] > n;
+        up &= idx[e] < n;
+      }
+  }
+  if (down || up) std::memset(height, 0, sizeof(int32_t) * g.n);
+  if (arity == 2 && (down || up)) {
+    for (int64_t k = 0; k < n_inner; ++k) {
+      int64_t i = down ? n_inner - 1 - k : k;
+      int32_t left = height[idx[2 * i]], right = height[idx[2 * i + 1]];
+      height[inner[i]] = (left > right ? left : right) + 1;
     }
+    return true;
+  }
   auto visit = [&](int64_t n) {
     int32_t tallest = -1;
     for (int32_t e = ptr[n]; e < ptr[n + 1]; ++e)
       if (height[idx[e]] > tallest) tallest = height[idx[e]];
     height[n] = tallest + 1;
   };
-  if (down) {
-    for (int64_t n = g.n; n-- > 0;) visit(n);
-    return true;
-  }
-  if (up) {
-    for (int64_t n = 0; n < g.n; ++n) visit(n);
+  if (down || up) {
+    for (int64_t k = 0; k < n_inner; ++k) visit(inner[down ? n_inner - 1 - k : k]);
     return true;
   }
   /* Any numbering: parents become ready when their last child is done. */
@@ -271,6 +292,7 @@ bool is_fit(Scratch& s, const Graph& g, const Options& o) {
 
 int32_t kind_of(const Graph& g, const int32_t* height, int64_t n) {
   int32_t kind = 0;
+  if (height[n] == 0) return 0;
   for (int32_t e = g.child_ptr[n], j = 0; e < g.child_ptr[n + 1]; ++e, ++j)
     kind |= (height[g.child_idx[e]] == 0) << j;
   return kind;
@@ -329,12 +351,11 @@ int64_t merge_equal(Scratch& s, const Graph& g, const Options& o, int64_t n_in_o
 
 /* The whole numbering as bytes; None if the graph is not what the options allow. */
 PyObject* number(Scratch& s, const Graph& g, const Options& o) {
-  if (!is_fit(s, g, o) || !find_heights(s, g)) Py_RETURN_NONE;
+  if (!is_fit(s, g, o) || !find_heights(s, g, o.arity)) Py_RETURN_NONE;
   const int32_t* height = s.height.at;
   const int32_t n_kinds = o.kinds ? 1 << o.arity : 0, width = o.kinds ? n_kinds : 1;
   int32_t n_levels = 0;
-  for (int64_t n = 0; n < g.n; ++n)
-    if (height[n] >= n_levels) n_levels = height[n] + 1;
+  for (int64_t n = 0; n < g.n; ++n) n_levels = height[n] >= n_levels ? height[n] + 1 : n_levels;
 
   /* Counting sort by (height, kind). Leaves are of kind 0. */
   const int64_t n_keys = static_cast<int64_t>(n_levels) * width;
@@ -635,9 +656,10 @@ struct Walk {
 
   bool visit(int64_t id) {
     PyObject* node = s.nodes[id];
-    const Known way = known(Py_TYPE(node));
+    const Known& kept = known(Py_TYPE(node));
+    const Access for_children = kept.children, for_token = kept.token;
     int64_t before = s.child_idx.size;
-    PyObject* value = quick(node, way.children);
+    PyObject* value = quick(node, for_children);
     if (value) {
       /* The node's own field holds the list, so its items outlive this walk. */
       if (!PyList_Check(value) && !PyTuple_Check(value) && value != Py_None) {
@@ -661,7 +683,7 @@ struct Walk {
     bool is_leaf = s.child_idx.size == before;
     int32_t token = kNone;
     if (token_name && (is_leaf || !leaf_tokens_only)) {
-      value = quick(node, way.token);
+      value = quick(node, for_token);
       if (value) {
         if (PyLong_CheckExact(value)) {
           if (!read_token(value, token)) return false;

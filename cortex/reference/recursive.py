@@ -71,7 +71,7 @@ def evaluate(
 
 
 def _check_tokens(model: ra.Model, forest: Forest) -> None:
-    if not model.uses_token:
+    if model.vocab is None:
         return
     leaf = np.diff(forest.child_ptr) == 0
     read = np.where(leaf, model.leaf_uses_token, model.node_uses_token)
@@ -79,7 +79,7 @@ def _check_tokens(model: ra.Model, forest: Forest) -> None:
     if bad.size:
         node = int(bad[0])
         raise TokenError(
-            f"tokens must lie in 0..{(model.vocab or 0) - 1}, node {node} has {forest.token[node]}"
+            f"tokens must lie in 0..{model.vocab - 1}, node {node} has {forest.token[node]}"
         )
 
 
@@ -157,7 +157,7 @@ class _Values:
                 return np.asarray(self.params[name][self.forest.token[self._at(of)]])
             case ra.Feature():
                 assert self.forest.features is not None
-                return self.forest.features[self.node]
+                return np.asarray(self.forest.features[self.node])
             case ra.Number(value):
                 return np.full(expr.shape, value, self.kind)
             case ra.ChildState(child, name):
@@ -175,7 +175,7 @@ class _Values:
             case ra.Slice(x, begin, end, axis):
                 return np.asarray(done[x][(slice(None),) * axis + (slice(begin, end),)])
             case ra.Transpose(x):
-                return done[x].T
+                return np.asarray(done[x].T)
             case ra.Where(_, a, b):
                 return done[b] if len(self.children) else done[a]
             case ra.IsLeaf():

@@ -121,7 +121,7 @@ def random_tree(n: int, seed: int = 0, arity: int | None = 2, vocab: int = 1000)
 
 #: Stanford Sentiment Treebank as section 5 of our notes has it: binary, mean 38 nodes and at most
 #: 97, mean 11 and at most 28 levels; 56% of inner nodes have one leaf child, 25% two.
-_SST_MOST_LEAVES, _SST_MOST_LEVELS = 49, 28
+_SST_MOST_LEAVES, _SST_MOST_LEVELS, _SST_SPINE = 49, 28, 0.69
 
 
 def sst_like(n_trees: int, seed: int = 0, vocab: int = 21_000) -> Forest:
@@ -177,10 +177,11 @@ def _sst_tree(rng: np.random.Generator) -> tuple[list[int], list[bool], int]:
 
 
 def _sst_split(rng: np.random.Generator, below: int) -> int:
-    """Leaves of the left child: one word and the rest, or an even cut between the two."""
-    if below < 4 or rng.random() < 0.5:
+    """Leaves of the left child: one word and the rest, or a cut in the middle half."""
+    if below < 4 or rng.random() < _SST_SPINE:
         return 1 if rng.random() < 0.7 else below - 1
-    return int(rng.integers(2, below - 1))
+    least = max(2, below // 4)
+    return int(rng.integers(least, below - least + 1))
 
 
 def _rng(seed: int) -> np.random.Generator:
