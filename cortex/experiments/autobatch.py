@@ -116,7 +116,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
             "setting",
             f"Peers over ours, {words[str(schedule)]}",
             "Time from fresh Python objects to root states, fp32. DyNet's build is AVX2 and "
-            "single-threaded; Cavs is not available.",
+            "single-threaded; Cavs is not available." + shared.absent_note(frame),
             color="shown",
             y_title="peer time / our time",
             log_y=True,

@@ -137,7 +137,8 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
             "axis.system",
             "Where the time goes",
             "Median time of one call. DyNet batches within its forward call, so its computing "
-            "includes that; level-batched PyTorch flattens in plain Python.",
+            "includes that; level-batched PyTorch flattens in plain Python."
+            + shared.absent_note(frame),
             color="part",
             y_title="us",
             log_y=True,

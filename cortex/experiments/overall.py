@@ -96,7 +96,7 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
             "setting",
             "Latency of peers over ours",
             "Fresh Python objects to root states, fp32. The paper's best case is 14x, on any of "
-            "its machines.",
+            "its machines." + shared.absent_note(frame),
             color="axis.baseline",
             y_title="peer time / our time",
             log_y=True,

@@ -11,10 +11,21 @@ from common.experiment import Context
 from cortex.cases import Batches, Case, assert_close, compiled, roots_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from common.comparison import Comparison
     from cortex.peers import Peer
 
-__all__ = ["Batches", "Case", "against", "assert_close", "compiled", "here", "roots_of"]
+__all__ = [
+    "Batches",
+    "Case",
+    "absent_note",
+    "against",
+    "assert_close",
+    "compiled",
+    "here",
+    "roots_of",
+]
 
 MODELS = ("tree_fc", "tree_gru", "tree_lstm", "mv_rnn", "dag_rnn", "lstm", "gru")
 PEERS = (
@@ -36,13 +47,23 @@ is_cases = deep_iterable(matches_re(rf"({'|'.join(MODELS)})/(sst|perfect|grid|ch
 
 
 def here(names: Sequence[str], ctx: Context) -> list[str]:
-    """The peers that are installed; says in the log which are left out and what brings them."""
+    """The peers that are installed; log and report say which are left out and what brings them."""
     from cortex import peers
 
     gone = peers.absent(names)
     for name, why in gone.items():
         ctx.log.warning("%s is left out: %s", name, why)
+        ctx.record(None, "absent", 1.0, "", peer=name)
     return [name for name in names if name not in gone]
+
+
+def absent_note(frame: pd.DataFrame) -> str:
+    """A sentence for a caption on peers that were not installed; empty if all were."""
+    gone = frame[frame["metric"] == "absent"]
+    if not len(gone):
+        return ""
+    names = ", ".join(sorted(set(gone["axis.peer"])))
+    return f" Not installed there, so left out: {names}."
 
 
 def against(

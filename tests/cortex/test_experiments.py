@@ -120,6 +120,14 @@ def test_the_headline_is_the_largest_ratio(run):
     assert set(frame[frame["metric"] == "speedup_mean"]["axis.baseline"]) == present
 
 
+def test_an_absent_peer_is_left_out_and_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(peers, "absent", lambda names: {"dynet": "pip install it"})
+    frame = run_into(tmp_path, "breakdown")
+    assert "dynet" not in set(frame["axis.system"])
+    (chart,) = breakdown.charts(frame, claims.load("cortex"))
+    assert "left out: dynet." in chart.caption
+
+
 def test_the_papers_schedule_stands_beside_ours(run):
     frame = run("autobatch")
     found = frame[frame["metric"] == "speedup"]
