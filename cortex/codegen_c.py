@@ -22,7 +22,7 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 #: int32 arrays of a linearized structure, in the order of the generated function's parameters.
 STRUCTURE = ("level_ptr", "kind_ptr", "child", "child_ptr", "child_at", "token", "roots")
 #: Numbers of a call, likewise.
-COUNTS = ("n_nodes", "n_leaves", "n_levels", "widest_level", "n_edges", "n_roots")
+COUNTS = ("n_nodes", "n_leaves", "n_levels", "n_edges", "n_roots", "n_tokens")
 
 
 @attrs.frozen
@@ -41,7 +41,7 @@ class Source:
 
 
 def generate(program: il.Program) -> Source:
-    """The C++ of a program; its functions are `cortex_run`, `_workspace`, `_pack`, `_panels`."""
+    """The C++ of a program; its functions are `cortex_run`, `_pack` and `_panels`."""
     return _Emitter(program).source()
 
 
@@ -105,7 +105,9 @@ class _Emitter:
         self.statement(body)
         main = self.lines
         inputs = [d for d in program.tensors.values() if d.scope in ("param", "table", "feature")]
-        others = [d for d in program.tensors.values() if d.scope not in ("param", "table", "feature")]
+        others = [
+            d for d in program.tensors.values() if d.scope not in ("param", "table", "feature")
+        ]
         states = [d for d in others if d.name in program.states]
         shared = [d for d in others if d.scope != "tile" and d.name not in program.states]
         tiles = [d for d in others if d.scope == "tile"]
@@ -113,14 +115,14 @@ class _Emitter:
         text += self.panels.declarations()
         text += ["struct Run {"]
         text += [f"  const int32_t *{name};" for name in STRUCTURE]
-        text += [f"  int64_t {name};" for name in COUNTS]
+        text += [f"  int64_t {name};" for name in (*COUNTS, "widest_level")]
         text += [f"  const float *{_tensor(d.name)};" for d in inputs]
         text += [f"  float *{_tensor(d.name)};" for d in (*states, *shared)]
         text += ["  const float *panels;", "  float *tiles;", "  int64_t threads;", "};", ""]
         text += self._places(states, shared, tiles)
         text += ["__attribute__((noinline)) void body(const Run &r, const cortex::Team &team) {"]
         text += [f"  const int32_t *const {name} = r.{name};" for name in STRUCTURE]
-        text += [f"  const int64_t {name} = r.{name};" for name in COUNTS]
+        text += [f"  const int64_t {name} = r.{name};" for name in (*COUNTS, "widest_level")]
         text += [f"  const float *const {_tensor(d.name)} = r.{_tensor(d.name)};" for d in inputs]
         text += [
             f"  float *const {_tensor(d.name)} = r.{_tensor(d.name)};" for d in (*states, *shared)
@@ -128,8 +130,14 @@ class _Emitter:
         text += ["  const float *const panels = r.panels;"]
         text += ["  float *const tiles = r.tiles + team.thread * tiles_size;"]
         text += [f"  float *const {_tensor(d.name)} = tiles + at_{_tensor(d.name)};" for d in tiles]
-        unused = (*STRUCTURE, *COUNTS, "panels", "tiles", *(_tensor(d.name) for d in
-                  (*inputs, *states, *shared, *tiles)))
+        unused = (
+            *STRUCTURE,
+            *COUNTS,
+            "widest_level",
+            "panels",
+            "tiles",
+            *(_tensor(d.name) for d in (*inputs, *states, *shared, *tiles)),
+        )
         text += ["  " + " ".join(f"(void){name};" for name in unused)]
         text += [*main, "}", "} // namespace", ""]
         text += self._entry(inputs, states, shared)
@@ -156,14 +164,15 @@ class _Emitter:
         lines.append(f"constexpr int64_t tiles_size = at_gathered + {64 * gathered} + 32;")
         lines += ["", "int64_t place(Run &r, float *workspace, bool places_states) {"]
         lines += ["  int64_t at = 0;"]
-        counts = [f"[[maybe_unused]] const int64_t {name} = r.{name};" for name in COUNTS]
+        counts = [
+            f"[[maybe_unused]] const int64_t {name} = r.{name};"
+            for name in (*COUNTS, "widest_level")
+        ]
         lines += ["  " + c for c in counts]
         for d in (*states, *shared):
             size = f"({self._size(d)} + 31) / 16 * 16"
             guard = "if (places_states) " if d in states else ""
-            lines.append(
-                f"  {guard}{{ r.{_tensor(d.name)} = workspace + at; at += {size}; }}"
-            )
+            lines.append(f"  {guard}{{ r.{_tensor(d.name)} = workspace + at; at += {size}; }}")
         lines += ["  r.tiles = workspace + at;", "  return at + tiles_size * r.threads;", "}", ""]
         return lines
 
@@ -175,23 +184,29 @@ class _Emitter:
     ) -> list[str]:
         """The exported functions.
 
-        numbers: COUNTS, threads, then addresses: workspace, panels, inputs, states (0: in the
-        workspace), and for each state where its roots go (0: nowhere).
+        numbers: COUNTS, threads, floats of workspace, then addresses: workspace, panels, inputs,
+        states (0: in the workspace), and for each state where its roots go (0: nowhere).
+        Returns the floats of workspace that are needed if there are fewer, and else 0.
         """
         n = len(COUNTS)
-        first = n + 3
+        first = n + 4
         fill = [f"  r.{name} = numbers[{i}];" for i, name in enumerate(COUNTS)]
         fill += [f"  r.threads = numbers[{n}];"]
         pointers = [f"  r.{name} = {name};" for name in STRUCTURE]
-        pointers += ["  float *const workspace = (float *)numbers[%d];" % (n + 1)]
-        pointers += ["  r.panels = (const float *)numbers[%d];" % (n + 2)]
+        pointers += [
+            "  for (int64_t b = 0; b < r.n_levels; b++)",
+            "    r.widest_level = cortex::most(r.widest_level, level_ptr[b + 1] - level_ptr[b]);",
+        ]
+        pointers += [f"  float *const workspace = (float *)numbers[{n + 2}];"]
+        pointers += [f"  r.panels = (const float *)numbers[{n + 3}];"]
         pointers += [
             f"  r.{_tensor(d.name)} = (const float *)numbers[{first + i}];"
             for i, d in enumerate(inputs)
         ]
         at = first + len(inputs)
         given = [f"numbers[{at}]" if states else "0"]
-        pointers += [f"  place(r, workspace, !{given[0]});"]
+        pointers += [f"  const int64_t needed = place(r, workspace, !{given[0]});"]
+        pointers += [f"  if (needed > numbers[{n + 1}]) return needed;"]
         pointers += [
             f"  if (numbers[{at + i}]) r.{_tensor(d.name)} = (float *)numbers[{at + i}];"
             for i, d in enumerate(states)
@@ -207,11 +222,6 @@ class _Emitter:
             ]
         arrays = ", ".join(f"const int32_t *{name}" for name in STRUCTURE)
         return [
-            "EXPORT int64_t cortex_workspace(const int64_t *numbers, int64_t places_states) {",
-            "  Run r{};",
-            *fill,
-            "  return place(r, nullptr, places_states);",
-            "}",
             "EXPORT int64_t cortex_panels(void) { return panels_size; }",
             "EXPORT void cortex_pack([[maybe_unused]] const int64_t *params, "
             "[[maybe_unused]] float *panels) {",
@@ -222,7 +232,7 @@ class _Emitter:
                 )
             ),
             "}",
-            f"EXPORT void cortex_run({arrays}, const int64_t *numbers) {{",
+            f"EXPORT int64_t cortex_run({arrays}, const int64_t *numbers) {{",
             "  Run r{};",
             *fill,
             *pointers,
@@ -234,6 +244,7 @@ class _Emitter:
             "    body(r, cortex::Team{&meeting, omp_get_thread_num(), omp_get_num_threads()});",
             "  }",
             *copies,
+            "  return 0;",
             "}",
         ]
 
@@ -268,8 +279,9 @@ class _Emitter:
         if fn in ("level_begin", "level_end"):
             return f"int64_t(level_ptr[{n}{' + 1' if fn == 'level_end' else ''}])"
         if fn in ("kind_begin", "kind_end"):
-            kinds = 2 ** sum(name.startswith("child") and name[5:].isdigit()
-                             for name in self.program.functions)
+            kinds = 2 ** sum(
+                name.startswith("child") and name[5:].isdigit() for name in self.program.functions
+            )
             after = " + 1" if fn == "kind_end" else ""
             return f"int64_t(kind_ptr[{n} * {kinds + 1} + {args[1]}{after}])"
         if fn == "token":
@@ -353,11 +365,11 @@ class _Emitter:
         step, v = self.name("step"), _var(s.var)
         with self.block("{"):
             self.line(f"const int64_t {begin} = {self.index(s.begin)};")
-            fixed = isinstance(s.extent, il.Int)
-            head = f"cortex::columns<{s.extent.value}>(" if isinstance(s.extent, il.Int) else (
-                f"cortex::columns({self.index(s.extent)}, "
+            head = (
+                f"cortex::columns<{s.extent.value}>("
+                if isinstance(s.extent, il.Int)
+                else (f"cortex::columns({self.index(s.extent)}, ")
             )
-            del fixed
             with self.block(f"{head}[&](int64_t {step}, auto {lanes}) {_INLINE} {{", "});"):
                 self.line(f"[[maybe_unused]] const int64_t {v} = {begin} + {step};")
                 for part in _parts(s.body):
@@ -514,9 +526,7 @@ class _Emitter:
             if e.op == "sum":
                 self.line(f"{result} += {text};")
             else:
-                self.line(
-                    f"{result} = {v} == {begin} ? {text} : cortex::max({text}, {result});"
-                )
+                self.line(f"{result} = {v} == {begin} ? {text} : cortex::max({text}, {result});")
         return result, is_vec
 
     # ---- Products ----
@@ -599,11 +609,10 @@ class _Emitter:
             return _Term(e, x, p, e.extent.value, pitch)
         return None
 
-    def _view(
-        self, p: il.Load, e: il.Reduce, inner: il.For
-    ) -> tuple[View, il.Index] | None:
+    def _view(self, p: il.Load, e: il.Reduce, inner: il.For) -> tuple[View, il.Index] | None:
         """The panels of a parameter, and the block to begin at; None if these cannot be packed."""
-        assert isinstance(e.extent, il.Int) and isinstance(inner.extent, il.Int)
+        assert isinstance(e.extent, il.Int)
+        assert isinstance(inner.extent, il.Int)
         if self.program.tensors[p.tensor].scope != "param":
             return None
         offset = self.offset(p.tensor, p.index)
@@ -682,7 +691,15 @@ class _Emitter:
             if gathers:
                 self.indent -= 1
                 self.line("}")
-        self.flops += [(t.depth, columns) for t in terms]
+        self.flops += [(t.depth, columns * self._blocks(inner)) for t in terms]
+
+    def _blocks(self, inner: il.For) -> int:
+        """How often a constant loop around repeats the nest for one row."""
+        times = 1
+        for var, (_, extent) in self.loops.items():
+            if var != inner.var and isinstance(extent, il.Int):
+                times *= extent.value
+        return times
 
     def _operand(
         self,
@@ -725,17 +742,11 @@ class _Emitter:
             start = data
         else:
             start = self.name("left")
-            with self._row_var(rows, first):
-                where_text = self.index(left)  # type: ignore[arg-type]
+            where_text = self.index(left)  # type: ignore[arg-type]
             if rows is not None:
                 where_text = re.sub(rf"\b{_var(rows.var)}\b", first, where_text)
             self.line(f"const float *const {start} = {_tensor(t.left.tensor)} + {where_text};")
         return f"cortex::Term<{t.depth}, {pitch}, {right}>{{{start}, {{{base}}}}}"
-
-    @contextmanager
-    def _row_var(self, rows: il.For | None, first: str) -> Iterator[None]:
-        del rows, first
-        yield
 
 
 # ---- Shapes of expressions ----
@@ -751,7 +762,7 @@ def _var(name: str) -> str:
 
 def _number(value: float) -> str:
     if value != value:
-        return "__builtin_nanf(\"\")"
+        return '__builtin_nanf("")'
     if value in (float("inf"), float("-inf")):
         return f"({'-' if value < 0 else ''}__builtin_inff())"
     return f"({value!r}f)" if re.search(r"[.e]", repr(value)) else f"({value!r}.0f)"
@@ -843,7 +854,8 @@ def _pieces(loop: il.For | il.Reduce) -> list[il.For | il.Reduce]:
     if cut is None:
         return [loop]
     pick, held = cut
-    assert isinstance(loop.begin, il.Int) and isinstance(loop.extent, il.Int)
+    assert isinstance(loop.begin, il.Int)
+    assert isinstance(loop.extent, il.Int)
     pieces: list[il.For | il.Reduce] = []
     for begin, extent, branch in (
         (loop.begin.value, held, pick.then),
@@ -853,7 +865,12 @@ def _pieces(loop: il.For | il.Reduce) -> list[il.For | il.Reduce]:
             # From 0 on, so that both parts look alike to the search for products.
             moved = il.add(il.Var(loop.var), il.Int(begin))
             body = il.substitute(_replace(loop.body, {pick: branch}), {loop.var: moved})
-            piece = attrs.evolve(loop, begin=il.Int(0), extent=il.Int(extent), body=body)  # type: ignore[misc]
+            piece: il.For | il.Reduce = attrs.evolve(
+                loop,
+                begin=il.Int(0),
+                extent=il.Int(extent),
+                body=body,  # type: ignore[arg-type]
+            )
             pieces += _pieces(piece)
     return pieces
 
