@@ -49,7 +49,7 @@ def run(settings: Settings, ctx: Context) -> None:
             batches = shared.Batches(case, ctx.rng(f"{batch}"))
             plain = Schedule.paper()
             try:
-                moved = net_of(model, case, plain.refactor("g"), ctx.threads)
+                moved = net_of(model, case, plain.refactor("Uh"), ctx.threads)
             except cortex.ScheduleError as refused:
                 ctx.log.warning("%s is left out: %s", model, refused)
                 continue
