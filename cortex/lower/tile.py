@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from cortex import ilir as il
+from cortex import ra
 from cortex.lower.element import Context, Held, element
 from cortex.lower.operators import Op, is_gemm, operators, reads
 from cortex.lower.part import Emitter, Part, axis_dims, sizes, store_value
@@ -40,8 +41,6 @@ class Stages:
 
 def is_map(op: Op) -> bool:
     """Whether an operator is a vector computed element by element."""
-    from cortex import ra
-
     if op.expr.rank != 1:
         return False
     return isinstance(op.expr, ra.Unary | ra.Binary | ra.Slice) or (
@@ -66,8 +65,6 @@ def place(ops: tuple[Op, ...]) -> Stages:
         first = 1 if gemm[op] else 0
         for source in needs[op]:
             first = max(first, stage[source] + (0 if together(op, source) else 1))
-            if stage[source] == 0 and not gemm[op] and not blocked[source]:
-                first = max(first, 0 if not blocked[op] else first)
         stage[op] = first
     for op in reversed(ops):
         if op.state or not blocked[op]:
