@@ -317,7 +317,11 @@ class _Thread:
         k = np.arange(begin, begin + extent).reshape((extent,) + (1,) * rank)
         inner = {**env, f.var: k}
         x, y = self.value(a, inner, rank + 1), self.value(b, inner, rank + 1)
-        shape = np.broadcast_shapes(np.shape(x)[1:], np.shape(y)[1:]) if np.ndim(x) and np.ndim(y) else None
+        shape = (
+            np.broadcast_shapes(np.shape(x)[1:], np.shape(y)[1:])
+            if np.ndim(x) and np.ndim(y)
+            else None
+        )
         if shape is None or np.ndim(x) != rank + 1 or np.ndim(y) != rank + 1:
             return np.sum(np.broadcast_to(x * y, (extent,) + (1,) * rank), axis=0)
         letters = "abcdefgh"[:rank]

@@ -239,8 +239,8 @@ def _program(
             dims = ("token",) + ("",) * len(shape)
             tensors[table.name] = il.TensorDecl(table.name, sizes, dims, "table")
     if "features" in used:
-        sizes = (il.N_NODES, il.Int(model.feature_width or 0))
-        tensors["features"] = il.TensorDecl("features", sizes, ("node", "j"), "feature")
+        rows = (il.N_NODES, il.Int(model.feature_width or 0))
+        tensors["features"] = il.TensorDecl("features", rows, ("node", "j"), "feature")
     tensors |= emitter.tensors
     functions = il.structure_functions(model.structure.max_children)
     return il.Program(model.name, tensors, functions, body, tuple(model.states))

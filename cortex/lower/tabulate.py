@@ -28,10 +28,11 @@ def leaf_kind(
     """The node body where bit j of mask says that child j is a leaf: its state is written out."""
 
     def change(e: ra.Expr) -> ra.Expr | None:
-        if isinstance(e, ra.ChildState) and isinstance(e.child, ra.Child):
-            if mask >> e.child.position & 1:
-                return moved(leaf[e.name], e.child)
-        return None
+        match e:
+            case ra.ChildState(child=ra.Child(position=j) as child) if mask >> j & 1:
+                return moved(leaf[e.name], child)
+            case _:
+                return None
 
     return {name: ra.rewrite(expr, change) for name, expr in node.items()}
 

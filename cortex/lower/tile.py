@@ -124,7 +124,11 @@ def row_partition(part: Part, tiling: Tiling, emitter: Emitter) -> il.Stmt:
         row_steps, blocks, context = _stage(stages, number, spot, context, emitter, part)
         steps += [_rows(s, part, tiling) for s in row_steps]
         for width, body in blocks:
-            steps.append(_column_loop(il.seq(*(_rows(s, part, tiling) for s in body)), width, tiling, "serial"))
+            steps.append(
+                _column_loop(
+                    il.seq(*(_rows(s, part, tiling) for s in body)), width, tiling, "serial"
+                )
+            )
     return il.For("t", il.Int(0), _tiles(part, tiling), il.seq(*steps), "parallel", "tile")
 
 
@@ -138,9 +142,7 @@ def column_partition(part: Part, tiling: Tiling, emitter: Emitter) -> list[il.St
         row_steps, blocks, context = _stage(stages, number, spot, context, emitter, part)
         if row_steps:
             body = il.seq(*(_rows(s, part, tiling) for s in row_steps))
-            steps.append(
-                il.For("t", il.Int(0), _tiles(part, tiling), body, "parallel", "tile")
-            )
+            steps.append(il.For("t", il.Int(0), _tiles(part, tiling), body, "parallel", "tile"))
         for width, body_steps in blocks:
             body = il.seq(*(_rows(s, part, tiling) for s in body_steps))
             tiles = il.For("t", il.Int(0), _tiles(part, tiling), body, "serial", "tile")
@@ -175,9 +177,9 @@ def _stage(
     if number == 0:
         plain = ops
     else:
-        plain = [
-            op for op in ops if op not in gemm and not (is_map(op) or kept[op.expr] != op)
-        ] + [op for op in ops if op.expr.rank != 1 and kept[op.expr] != op]
+        plain = [op for op in ops if op not in gemm and not (is_map(op) or kept[op.expr] != op)] + [
+            op for op in ops if op.expr.rank != 1 and kept[op.expr] != op
+        ]
     row_steps: list[il.Stmt] = []
     for op in plain:
         held = _keep(op, stages, spot, emitter, part, whole=True)
