@@ -207,7 +207,9 @@ def check(schedule: Schedule, model: ra.Model) -> None:
         if s.depth > 1:
             refuse("refactor", "unrolled blocks have no recursion boundary", "choose one of both")
         if why := can_tell_children(model):
-            refuse("refactor", f"leaf children must be told apart, but {why}", "use a smaller arity")
+            refuse(
+                "refactor", f"leaf children must be told apart, but {why}", "use a smaller arity"
+            )
         if s.shared:
             refuse("refactor", "dedup makes trees a DAG", "leave dedup() out")
         if not s.by_height:

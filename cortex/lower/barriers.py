@@ -14,7 +14,8 @@ class Access:
 
     rows:  "own" (the loop's own nodes), "child" (nodes of lower levels) or "any"
     nodes: which nodes the loop runs over; loops over different nodes of a level do not meet
-    level: the pass through the level loop; another pass is another level
+    level: the pass through the level loop; another pass is another level, and -1 the leaves'
+    dense: whether rows are counted within a level, so that every level has the same ones
     """
 
     tensor: str
@@ -22,6 +23,7 @@ class Access:
     rows: str
     nodes: object
     level: int
+    dense: bool
 
 
 def insert_barriers(program: il.Program) -> il.Program:
@@ -96,15 +98,15 @@ class _Inserter:
                 return self.loop(stmt, pending)
             case il.If(cond, then, orelse):
                 # Every thread takes the same side.
-                yes, after_yes = self.statement(then, pending, level)
+                # Only one level is the leaves', so nothing is carried from there to itself.
+                at = -1 if cond.b == il.N_LEAVES else level
+                yes, after_yes = self.statement(then, pending, at)
                 no, after_no = self.statement(orelse, pending, level)
                 return il.If(cond, yes, no), _merge(after_yes, after_no)
             case _:
                 return stmt, pending
 
-    def loop(
-        self, stmt: il.For, pending: tuple[Access, ...]
-    ) -> tuple[il.Stmt, tuple[Access, ...]]:
+    def loop(self, stmt: il.For, pending: tuple[Access, ...]) -> tuple[il.Stmt, tuple[Access, ...]]:
         """A serial loop: what is pending at its end is pending at its start."""
         self.passes += 1
         first = self.passes
@@ -126,10 +128,13 @@ class _Inserter:
                         for i in il.walk(node.index[0])
                     )
                     rows = "child" if below else "own"
-                    if any(isinstance(i, il.Call) and i.fn == "root" for i in il.walk(node.index[0])):
+                    if any(
+                        isinstance(i, il.Call) and i.fn == "root" for i in il.walk(node.index[0])
+                    ):
                         rows = "any"
                     write = isinstance(node, il.Store)
-                    found[Access(node.tensor, write, rows, nodes, level)] = None
+                    access = Access(node.tensor, write, rows, nodes, level, scope == "level")
+                    found[access] = None
         return tuple(found)
 
 
@@ -152,17 +157,12 @@ def _nodes(loop: il.For) -> object:
     return frozenset(calls)
 
 
-def _conflict(a: Access, b: Access) -> bool:
-    if a.tensor != b.tensor or not (a.write or b.write):
+def _conflict(before: Access, after: Access) -> bool:
+    if before.tensor != after.tensor or not (before.write or after.write):
         return False
-    if "any" in (a.rows, b.rows) or a.level != b.level:
-        # A level writes its own nodes only, so two levels' writes never meet; dense rows do.
+    if "any" in (before.rows, after.rows):
         return True
-    if {a.rows, b.rows} == {"own", "child"}:
-        return False
-    return a.nodes == b.nodes
-
-
-def leaves_conflict_free(program: il.Program) -> bool:
-    """Whether inserting barriers again changes nothing."""
-    return insert_barriers(program).body == program.body
+    if before.level != after.level:
+        # Two levels' own nodes never meet, and no level writes what a lower one has read.
+        return before.dense or (before.write and after.rows == "child")
+    return before.rows == after.rows and before.nodes == after.nodes
