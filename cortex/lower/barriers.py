@@ -1,4 +1,4 @@
-"""Barriers: one for each dependence between threads, where the outermost loop carries it (sec. 5)."""
+"""Barriers: one for each dependence between threads, in the outermost loop that carries it."""
 
 import attrs
 
@@ -100,7 +100,8 @@ class _Inserter:
                 # Every thread takes the same side.
                 # Only one level is the leaves', so nothing is carried from there to itself.
                 at = -1 if cond.b == il.N_LEAVES else level
-                yes, after_yes = self.statement(then, pending, at)
+                before = tuple(p for p in pending if at == level or p.level != at)
+                yes, after_yes = self.statement(then, before, at)
                 no, after_no = self.statement(orelse, pending, level)
                 return il.If(cond, yes, no), _merge(after_yes, after_no)
             case _:

@@ -1,4 +1,4 @@
-"""Dense indexing: a temporary that lives within one level has a row a node of that level (sec. 5)."""
+"""Dense indexing: a temporary that lives within a level has a row a node of that level."""
 
 import attrs
 

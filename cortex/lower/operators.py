@@ -1,4 +1,4 @@
-"""Explicit temporaries: which values of a body are kept, in the order they are computed (sec. 4)."""
+"""Explicit temporaries: which values of a body are kept, in the order they are computed."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

@@ -12,6 +12,7 @@ from cortex.lower import lower
 from cortex.lower.barriers import count_barriers, without_barrier
 from cortex.reference.recursive import evaluate
 from cortex.schedule import Schedule, can_tabulate, can_tell_children
+from cortex.structures import random_tree
 
 VOCAB, HIDDEN = 11, 6
 #: Sums are taken in another order; in float64, values of magnitude one.
@@ -102,6 +103,8 @@ def test_every_stage_equals_the_reference(rng, name, options, shape, schedule):
 @pytest.mark.parametrize("name", ["TreeFC", "TreeGRU", "TreeLSTM"])
 def test_every_barrier_is_needed_and_they_are_enough(rng, name, schedule):
     model, forest, params = setup(name, {}, "random_trees", rng)
+    # Wide and full enough that every kind of node has parents of every kind.
+    forest = random_tree(151, seed=5, vocab=VOCAB)
     lowered = lower(model, SCHEDULES[schedule])
     linear = linearize(forest, model.structure, **lowered.linear_options)
     wanted = evaluate(model, forest, params)
