@@ -11,6 +11,7 @@
 #include <omp.h>
 #include <sched.h>
 
+#include "gates.h"
 #include "product.h"
 
 #pragma GCC visibility push(hidden)
@@ -93,13 +94,11 @@ SIMD_INLINE float max(float a, float b) { return a > b ? a : b; }
 SIMD_INLINE float min(float a, float b) { return a < b ? a : b; }
 SIMD_INLINE float relu(float x) { return x < 0.0f ? 0.0f : x; }
 SIMD_INLINE float exp(float x) { return simd::exp(wide(x))[0]; }
-SIMD_INLINE float tanh(float x) { return simd::tanh(wide(x))[0]; }
-SIMD_INLINE float sigmoid(float x) { return simd::sigmoid(wide(x))[0]; }
+SIMD_INLINE float tanh(float x) { return tanh(wide(x))[0]; }
+SIMD_INLINE float sigmoid(float x) { return sigmoid(wide(x))[0]; }
 SIMD_INLINE vec max(vec a, vec b) { return simd::max(a, b); }
 SIMD_INLINE vec min(vec a, vec b) { return simd::min(a, b); }
 SIMD_INLINE vec exp(vec x) { return simd::exp(x); }
-SIMD_INLINE vec tanh(vec x) { return simd::tanh(x); }
-SIMD_INLINE vec sigmoid(vec x) { return simd::sigmoid(x); }
 
 SIMD_INLINE vec first(vec v, vec, Whole) { return v; }
 SIMD_INLINE vec first(vec v, vec rest, Part n) {
