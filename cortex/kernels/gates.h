@@ -38,7 +38,8 @@ SIMD_INLINE vec tanh(vec x) {
   const vec most = simd::broadcast(8.6f), size = simd::abs(x);
   const vec y = simd::select(size > most, most, size), square = y * y;
   const vec z = y * simd::polynomial(square, above) / simd::polynomial(square, below);
-  return simd::copy_sign(simd::select(z > simd::broadcast(1.0f), simd::broadcast(1.0f), z), x);
+  const simd::ivec is_one = (z > simd::broadcast(1.0f)) | (size > simd::broadcast(9.02f));
+  return simd::copy_sign(simd::select(is_one, simd::broadcast(1.0f), z), x);
 }
 
 } // namespace cortex
