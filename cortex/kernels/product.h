@@ -93,7 +93,8 @@ SIMD_INLINE void multiply(const float *a, const float *b, int64_t distance, Last
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; v++) {
         const float *const at = Right::vector(b, v);
-        if constexpr (asks) __builtin_prefetch(at + distance);
+        if constexpr (asks) 
+          if (v * simd::width % 16 == 0) __builtin_prefetch(at + distance);
         const vec right = v + 1 < vectors ? simd::load(at) : load(at, last);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) sums[i][v] += left[i] * right;
@@ -103,7 +104,8 @@ SIMD_INLINE void multiply(const float *a, const float *b, int64_t distance, Last
 #pragma GCC unroll 16
       for (int v = 0; v < vectors; v++) {
         const float *const at = Right::vector(b, v);
-        if constexpr (asks) __builtin_prefetch(at + distance);
+        if constexpr (asks) 
+          if (v * simd::width % 16 == 0) __builtin_prefetch(at + distance);
         right[v] = v + 1 < vectors ? simd::load(at) : load(at, last);
       }
 #pragma GCC unroll 16
@@ -136,18 +138,36 @@ __attribute__((noinline)) void block(const float *a, const float *b, int64_t dis
     for (int v = 0; v < vectors; v++) out[i * vectors + v] = sums[i][v];
 }
 
-/* For a number of rows known at run time only. */
+/* The function of a block of `rows` rows, picked at run time. */
 template <int rows, int vectors, class T>
-SIMD_INLINE void sum_block(int n_rows, const float *a, const float *b, int64_t distance, int lanes,
-                           vec *out) {
+SIMD_INLINE void sum_rows(int n_rows, const float *a, const float *b, int64_t distance, int lanes,
+                          vec *out) {
   if constexpr (rows > 1) {
-    if (n_rows < rows) return sum_block<rows - 1, vectors, T>(n_rows, a, b, distance, lanes, out);
+    if (n_rows < rows) return sum_rows<rows - 1, vectors, T>(n_rows, a, b, distance, lanes, out);
   }
   constexpr bool asks = rows > 3 && T::Right::is_padded;
-  if (T::Right::is_padded || lanes == simd::width)
-    block<rows, vectors, T, asks>(a, b, distance, Whole(), out);
-  else
-    block<rows, vectors, T, asks>(a, b, distance, Part{lanes}, out);
+  if constexpr (!T::Right::is_padded)
+    if (lanes < simd::width)
+      return block<rows, vectors, T, asks>(a, b, distance, Part{lanes}, out);
+  block<rows, vectors, T, asks>(a, b, distance, Whole(), out);
+}
+
+/* Widths a block may have: of one row, of few, and the panel that the columns end in. */
+constexpr int widest = at_once(1) * panel_vectors, wide = at_once(3) * panel_vectors;
+
+template <int rest_vectors, class T>
+SIMD_INLINE void sum_block(const T &term, int n_rows, int vectors, int64_t row, int64_t column,
+                           int64_t distance, int lanes, vec *out) {
+  const float *const a = term.a + row * T::pitch, *const b = term.b.from(column);
+  if (distance < 0) distance = T::Right::step * T::depth;
+  if constexpr (widest > wide)
+    if (vectors == widest) return sum_rows<1, widest, T>(1, a, b, distance, lanes, out);
+  if constexpr (wide > panel_vectors)
+    if (vectors == wide) return sum_rows<3, wide, T>(n_rows, a, b, distance, lanes, out);
+  if constexpr (rest_vectors > 0 && rest_vectors < panel_vectors)
+    if (vectors == rest_vectors)
+      return sum_rows<block_rows, rest_vectors, T>(n_rows, a, b, distance, lanes, out);
+  sum_rows<block_rows, panel_vectors, T>(n_rows, a, b, distance, lanes, out);
 }
 
 /* One vector of the results: f(row, column, lanes, sums...). */
@@ -157,29 +177,6 @@ SIMD_INLINE void put(const F &f, int64_t i, int64_t j, Lanes lanes, const vec *t
   f(i, j, lanes, tile[n * next]...);
 }
 
-/* `vectors` vectors of n_rows rows from (row, column) on; `columns` of them are wanted. */
-template <int most_rows, int vectors, class F, class... T>
-SIMD_INLINE void finish(int n_rows, int64_t row, int64_t column, int64_t columns, int64_t distance,
-                        const F &f, const T &...terms) {
-  constexpr int size = most_rows * vectors;
-  vec tile[sizeof...(T) * size];
-  const int whole = static_cast<int>(columns / simd::width);
-  const int rest = static_cast<int>(columns % simd::width);
-  vec *out = tile;
-  ((sum_block<most_rows, vectors, T>(n_rows, terms.a + row * T::pitch, terms.b.from(column),
-                                     distance < 0 ? T::Right::step * T::depth : distance,
-                                     rest ? rest : simd::width, out),
-    out += size),
-   ...);
-  constexpr std::make_index_sequence<sizeof...(T)> all;
-  for (int i = 0; i < n_rows; i++) {
-    const vec *const at = tile + i * vectors;
-    for (int v = 0; v < whole; v++)
-      put(f, row + i, column + v * simd::width, Whole(), at + v, size, all);
-    if (rest) put(f, row + i, column + whole * simd::width, Part{rest}, at + whole, size, all);
-  }
-}
-
 /* f(i, j, lanes, sum of each term...) for all i < n_rows and, a vector at a time, all j < columns.
 
    A panel is used by all blocks of rows while it is near; the last of them asks for the next. */
@@ -187,43 +184,41 @@ template <int64_t columns, class F, class... T>
 SIMD_INLINE void product(int64_t n_rows, const F &f, const T &...terms) {
   constexpr int64_t whole = columns / panel_columns * panel_columns, rest = columns - whole;
   constexpr int rest_vectors = static_cast<int>((rest + simd::width - 1) / simd::width);
+  constexpr int tile_size = std::max({widest, 3 * wide, block_rows * panel_vectors});
+  constexpr std::make_index_sequence<sizeof...(T)> all;
   if (n_rows <= 0) return;
-  if (n_rows <= 3 && at_once(static_cast<int>(n_rows)) > 1) {
-    int64_t column = 0;
-    if (n_rows == 1) {
-      constexpr int64_t taken = at_once(1) * panel_columns;
-      for (; column + taken <= whole; column += taken)
-        finish<1, at_once(1) * panel_vectors>(1, 0, column, taken, ahead, f, terms...);
-    } else if constexpr (at_once(3) > 1) {
-      constexpr int64_t taken = at_once(3) * panel_columns;
-      for (; column + taken <= whole; column += taken)
-        finish<3, at_once(3) * panel_vectors>(static_cast<int>(n_rows), 0, column, taken, ahead, f,
-                                              terms...);
-    }
-    for (; column < whole; column += panel_columns)
-      finish<3, panel_vectors>(static_cast<int>(n_rows), 0, column, panel_columns, ahead, f,
-                               terms...);
-    if constexpr (rest > 0)
-      finish<3, rest_vectors>(static_cast<int>(n_rows), 0, column, rest, ahead, f, terms...);
-    return;
-  }
   /* Rows are dealt to blocks as evenly as can be. */
   const int64_t blocks = (n_rows + block_rows - 1) / block_rows;
   const int64_t base = n_rows / blocks, longer = n_rows % blocks;
-  for (int64_t column = 0; column < whole; column += panel_columns)
-    for (int64_t i = 0, row = 0; i < blocks; i++) {
-      const int64_t size = base + (i < longer);
-      finish<block_rows, panel_vectors>(static_cast<int>(size), row, column, panel_columns,
-                                        i + 1 == blocks && i > 0 ? -1 : i == 0 ? ahead : 0, f,
-                                        terms...);
-      row += size;
+  const int most = n_rows == 1 ? widest : n_rows <= 3 ? wide : panel_vectors;
+  for (int64_t column = 0, taken; column < columns; column += taken) {
+    int vectors = most;
+    while (vectors > panel_vectors && column + vectors * simd::width > whole)
+      vectors = vectors > wide ? wide : panel_vectors;
+    taken = vectors * simd::width;
+    if (column == whole) {
+      vectors = rest_vectors;
+      taken = rest;
     }
-  if constexpr (rest > 0)
+    const int full = static_cast<int>(taken / simd::width);
+    const int lanes = taken % simd::width ? static_cast<int>(taken % simd::width) : simd::width;
     for (int64_t i = 0, row = 0; i < blocks; i++) {
-      const int64_t size = base + (i < longer);
-      finish<block_rows, rest_vectors>(static_cast<int>(size), row, whole, rest, 0, f, terms...);
-      row += size;
+      const int size = static_cast<int>(base + (i < longer));
+      const int64_t distance = i == 0 ? ahead : i + 1 == blocks ? -1 : 0;
+      vec tile[sizeof...(T) * tile_size];
+      vec *out = tile;
+      ((sum_block<rest_vectors>(terms, size, vectors, row, column, distance, lanes, out),
+        out += tile_size),
+       ...);
+      for (const vec *at = tile; row < base * i + std::min(i, longer) + size; row++) {
+        for (int v = 0; v < full; v++, at++)
+          put(f, row, column + v * simd::width, Whole(), at, tile_size, all);
+        if constexpr (columns % simd::width > 0)
+          if (lanes < simd::width)
+            put(f, row, column + full * simd::width, Part{lanes}, at++, tile_size, all);
+      }
     }
+  }
 }
 
 /* Panels of a matrix b[k, j] = data[k * row + j * column]. */
