@@ -1,2 +1,30 @@
+from . import models as models
+from . import ra as ra
+from .errors import BackendError as BackendError
+from .errors import ModelError as ModelError
+from .errors import ScheduleError as ScheduleError
+from .errors import StructureError as StructureError
+from .errors import TokenError as TokenError
+from .errors import WeightError as WeightError
+from .forest import Dag as Dag
+from .forest import Forest as Forest
+from .forest import Sequence as Sequence
+from .forest import Tree as Tree
+from .recursive import Param as Param
+from .recursive import Recursive as Recursive
+from .recursive import concat as concat
+from .recursive import constant as constant
+from .recursive import dot as dot
+from .recursive import exp as exp
+from .recursive import max as max
+from .recursive import maximum as maximum
+from .recursive import minimum as minimum
+from .recursive import relu as relu
+from .recursive import sigmoid as sigmoid
+from .recursive import split as split
+from .recursive import sum as sum
+from .recursive import tanh as tanh
+from .recursive import where as where
+from .weights import Mapped as Mapped
+
 __version__: str
-__all__: list[str] = []

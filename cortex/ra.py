@@ -66,12 +66,21 @@ class Each:
 # Expressions.
 
 
+def _sizes(shape: Iterable[int]) -> Shape:
+    return tuple(shape)
+
+
+def _exprs(parts: "Iterable[Expr]") -> "tuple[Expr, ...]":
+    return tuple(parts)
+
+
 class _Interned(type):
     """Gives the object already made when an equal expression is asked for."""
 
-    _made: "ClassVar[weakref.WeakValueDictionary[tuple[object, ...], Expr]]"
-    _made = weakref.WeakValueDictionary()
-    _lock = threading.Lock()
+    _made: ClassVar["weakref.WeakValueDictionary[tuple[object, ...], Expr]"] = (
+        weakref.WeakValueDictionary()
+    )
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         new = super().__call__(*args, **kwargs)
@@ -181,7 +190,7 @@ class Expr(metaclass=_Interned):
         return as_expr(other) @ self
 
     @property
-    def T(self) -> "Expr":  # noqa: N802 - the name numpy and torch use
+    def T(self) -> "Expr":
         """The transpose of a parameter."""
         return Transpose(self)
 
@@ -209,7 +218,7 @@ class Expr(metaclass=_Interned):
 
     # What a user cannot write: a value is not known while the model is traced.
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> bool:  # noqa: PLE0304 - it never returns
         refuse(
             f"control flow may not depend on the value {self!r} (property P1); "
             "use cx.where on n.is_leaf, or arithmetic"
@@ -229,7 +238,7 @@ class Expr(metaclass=_Interned):
     def __float__(self) -> float:
         refuse(f"the value {self!r} is not known while the model is traced (property P1)")
 
-    __int__ = __index__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __float__
 
     def __array_ufunc__(self, ufunc: object, *_: object, **__: object) -> NoReturn:
         name = getattr(ufunc, "__name__", ufunc)
@@ -249,7 +258,7 @@ class Param(Expr):
     """A whole parameter; of rank 3 only to be looked up."""
 
     name: str
-    shape: Shape = attrs.field(converter=tuple)
+    shape: Shape = attrs.field(converter=_sizes)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -280,7 +289,7 @@ class Tabulated(Expr):
 
     name: str
     of: Own | Child | Each
-    shape: Shape = attrs.field(converter=tuple)
+    shape: Shape = attrs.field(converter=_sizes)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -298,7 +307,7 @@ class Number(Expr):
     """A constant, the same in every element of `shape`."""
 
     value: float = attrs.field(converter=float)
-    shape: Shape = attrs.field(converter=tuple, default=())
+    shape: Shape = attrs.field(converter=_sizes, default=())
 
     def _key(self) -> tuple[object, ...]:
         return (self.value.hex(), self.shape)
@@ -324,7 +333,7 @@ class ChildState(Expr):
 
     child: Child | Each
     name: str
-    shape: Shape = attrs.field(converter=tuple)
+    shape: Shape = attrs.field(converter=_sizes)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -411,7 +420,7 @@ class Dot(Expr):
 class Concat(Expr):
     """Values one after another along an axis."""
 
-    parts: tuple[Expr, ...] = attrs.field(converter=tuple)
+    parts: tuple[Expr, ...] = attrs.field(converter=_exprs)
     axis: int = 0
 
     def _infer(self) -> Shape:
@@ -558,9 +567,7 @@ def walk(exprs: Iterable[Expr]) -> Iterator[Expr]:
                 stack.extend((x, False) for x in reversed(expr.operands) if x not in seen)
 
 
-def rewrite(
-    expr: Expr, change: Callable[[Expr], Expr | None], *, into_reduce: bool = True
-) -> Expr:
+def rewrite(expr: Expr, change: Callable[[Expr], Expr | None], *, into_reduce: bool = True) -> Expr:
     """Rebuild from the operands up; `change` gives an expression's replacement, None to keep it.
 
     `change` sees each expression once, with its operands already rewritten. Without `into_reduce`

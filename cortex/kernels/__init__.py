@@ -1,0 +1,1 @@
+"""Native sources of the package, and what loads those that have no module of their own."""

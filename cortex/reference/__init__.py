@@ -1,0 +1,1 @@
+"""Slow, plain versions of what is fast elsewhere; tests hold the fast ones against them."""
