@@ -14,7 +14,7 @@ IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 
-def _check_arity(_: object, attribute: attrs.Attribute[int | None], value: int | None) -> None:
+def _check_arity(_: object, attribute: attrs.Attribute[int], value: int | None) -> None:
     if value is not None and (not isinstance(value, int) or value < 1):
         raise ValueError(
             f"{attribute.name} must be an integer from 1, or None for any number of children, "

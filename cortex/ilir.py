@@ -428,7 +428,6 @@ WIDEST = Call("widest_level")
 def structure_functions(arity: int | None) -> dict[str, FunctionDecl]:
     """Every function that may occur in a program over structures of this arity, by name."""
     last_node = Add(N_NODES, Int(-1))
-    last_inner = Add(N_NODES, Int(-1))
     edges = Call("n_edges")
     some: dict[str, tuple[int, Index, Index]] = {
         "n_nodes": (0, Int(0), N_NODES),
@@ -440,6 +439,8 @@ def structure_functions(arity: int | None) -> dict[str, FunctionDecl]:
         "level_end": (1, Int(0), N_NODES),
         "token": (1, Int(-1), Add(Call("n_tokens"), Int(-1))),
         "n_tokens": (0, Int(0), Call("n_tokens")),
+        "n_roots": (0, Int(0), Call("n_roots")),
+        "root": (1, Int(0), last_node),
         "n_blocks": (0, Int(0), N_NODES),
         "block_begin": (1, Int(0), N_NODES),
         "block_end": (1, Int(0), N_NODES),
@@ -453,6 +454,6 @@ def structure_functions(arity: int | None) -> dict[str, FunctionDecl]:
             "child_at": (1, Int(0), last_node),
         }
     else:
-        some |= {f"child{j}": (1, Int(0), last_inner) for j in range(arity)}
+        some |= {f"child{j}": (1, Int(0), last_node) for j in range(arity)}
         some |= {"kind_begin": (2, Int(0), N_NODES), "kind_end": (2, Int(0), N_NODES)}
     return {name: FunctionDecl(name, *rest) for name, rest in some.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import struct
 import sysconfig
 import warnings
@@ -63,9 +64,7 @@ class Linear:
     token: IntArray
     roots: IntArray
     features: FloatArray | None = None
-    memory: IntArray = attrs.field(
-        factory=lambda: np.empty(0, np.int32), repr=False, kw_only=True
-    )
+    memory: IntArray = attrs.field(factory=lambda: np.empty(0, np.int32), repr=False, kw_only=True)
 
     @property
     def n_roots(self) -> int:
@@ -112,6 +111,7 @@ def linearize(
     tokens: Tokens = "any",
     vocab: int | None = None,
     feature_width: int | None = None,
+    unary: str = "keep",
 ) -> Linear:
     """Number the nodes of trees, DAGs or sequences by height.
 
@@ -124,6 +124,7 @@ def linearize(
                 inner nodes, and with "none" all of them, are not looked at
     vocab:      tokens of these must lie below it
     feature_width: columns the features must have
+    unary:      "collapse" leaves out nodes with a single child; their parents take the child
 
     What comes back shares nothing with data, so changing that later has no effect.
 
@@ -135,13 +136,16 @@ def linearize(
         raise ValueError(
             f"kinds need a fixed number of children up to {_MOST_KIND_ARITY}, got {structure}"
         )
-    if feature_width is None and type(data) is not Forest and not isinstance(structure, Sequence):
+    is_plain = feature_width is None and unary == "keep"
+    if is_plain and type(data) is not Forest and not isinstance(structure, Sequence):
         roots = _plain_roots(data)
         if roots is not None and (native := _native()) is not None:
             return _walk(native, roots, structure, attributes, kinds, dedup, tokens, vocab)
     from cortex import structures
 
-    forest = structures.as_forest(data, structure, attributes=attributes, tokens=tokens)
+    forest = structures.as_forest(
+        data, structure, attributes=attributes, tokens=tokens, unary=unary
+    )
     return linearize_forest(
         forest,
         structure,
@@ -172,24 +176,17 @@ def linearize_forest(
         from cortex.reference import linearize as reference
 
         problems.check(forest, structure, tokens=tokens, vocab=vocab)
-        return reference.linearize(
-            forest, structure, kinds=kinds, dedup=dedup, tokens=tokens
-        )
-    features = forest.features if dedup else None
+        return reference.linearize(forest, structure, kinds=kinds, dedup=dedup, tokens=tokens)
     result = native.number(
-        forest.child_ptr.ctypes.data,
-        forest.child_idx.ctypes.data,
-        forest.roots.ctypes.data,
-        forest.token.ctypes.data,
-        forest.n_nodes,
-        len(forest.child_idx),
-        forest.n_roots,
+        forest.child_ptr,
+        forest.child_idx,
+        forest.roots,
+        forest.token,
+        forest.features if dedup else None,
         -1 if structure.max_children is None else structure.max_children,
         _flags(structure, kinds, dedup),
         _NEEDED[tokens],
         -1 if vocab is None else vocab,
-        None if features is None else features.ctypes.data,
-        0 if features is None else features.shape[1] * 4,
     )
     if result is None:
         problems.refuse(forest, structure, tokens=tokens, vocab=vocab)
@@ -280,8 +277,9 @@ def _forest_of(packed: bytes) -> Forest:
     words = np.frombuffer(packed, np.int32)
     n, n_edges, n_roots, _ = words[:4].tolist()
     ends = np.cumsum([4, n + 1, n_edges, n_roots, n]).tolist()
-    parts = [words[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True)]
-    return Forest(*parts)
+    parts = [words[begin:end] for begin, end in itertools.pairwise(ends)]
+    child_ptr, child_idx, roots, token = parts
+    return Forest(child_ptr, child_idx, roots, token)
 
 
 def unpack(packed: bytes, features: FloatArray | None) -> Linear:
@@ -345,7 +343,7 @@ def _native() -> _Native | None:
         if not (include / "Python.h").exists():
             raise FileNotFoundError(f"Python.h is not in {include}")
         version = sysconfig.get_python_version()
-        headers = {include: f"{version} {sysconfig.get_config_var('SOABI')}"}
+        headers: dict[Path | str, str] = {include: f"{version} {sysconfig.get_config_var('SOABI')}"}
         library = native.build(
             source.stem,
             [source],
@@ -361,18 +359,18 @@ def _native() -> _Native | None:
         )
         return None
     functions = ctypes.PyDLL(str(library.path))  # unlike cffi it keeps the interpreter lock
-    obj, i32, i64, address = ctypes.py_object, ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+    obj, i32 = ctypes.py_object, ctypes.c_int32
     walk, number = functions.cortex_walk, functions.cortex_number
     walk.restype = number.restype = obj
     walk.argtypes = [obj, obj, obj, i32, i32, i32, i32]
-    number.argtypes = [*[address] * 4, *[i64] * 3, *[i32] * 4, address, i64]
+    number.argtypes = [*[obj] * 5, *[i32] * 4]
     return _Native(walk, number)
 
 
 def levels(linear: Linear) -> Iterator[range]:
     """The nodes of each level, leaves first."""
     bounds = linear.level_ptr.tolist()
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds):
         yield range(begin, end)
 
 

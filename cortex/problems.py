@@ -79,8 +79,9 @@ def refuse_object(
     """
     children, token = attributes
     if what == WRONG["none root"]:
-        raise StructureError(f"every tree must be an object with {children!r}, tree {position} is "
-                             "None: leave it out")
+        raise StructureError(
+            f"every tree must be an object with {children!r}, tree {position} is None: leave it out"
+        )
     where = place(found, node)
     if what == WRONG["none child"]:
         raise StructureError(
@@ -224,8 +225,8 @@ def _check_cycle(forest: Forest) -> None:
     if len(names) > _MOST_STEPS:
         names = [*names[:6], f"...({len(names) - 9} more)...", *names[-3:]]
     raise StructureError(
-        f"a structure must have no cycle, got one through the nodes {' -> '.join(names)} "
-        f"({place(forest, cycle[0])})"
+        f"a structure must have no cycle, got one through the nodes {' -> '.join(names)}: "
+        f"take out one of its edges (the first lies at {place(forest, cycle[0])})"
     )
 
 
@@ -250,9 +251,7 @@ def _check_tokens(forest: Forest, tokens: str, vocab: int | None) -> None:
     if outside.any():
         node = int(np.flatnonzero(outside)[0])
         below = "" if vocab is None else f" and below the vocabulary size {vocab}"
-        raise TokenError(
-            f"{place(forest, node)}: a token must be from 0{below}, got {token[node]}"
-        )
+        raise TokenError(f"{place(forest, node)}: a token must be from 0{below}, got {token[node]}")
 
 
 def _short(value: object) -> str:

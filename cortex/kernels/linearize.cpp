@@ -189,23 +189,29 @@ struct Options {
   int32_t vocab;     // tokens that are read lie below it; -1 is unbounded
   const uint8_t* features;
   int64_t feature_bytes;
+  bool is_walked;   // ranges hold, as a walk made them
+  bool is_forest;   // a walk met no node twice: one parent each, and parents before children
 };
 
 /* ---- numbering ------------------------------------------------------------------------------ */
 
 /* height[n] for every node; false if there is a cycle. */
-bool find_heights(Scratch& s, const Graph& g, int32_t arity) {
+bool find_heights(Scratch& s, const Graph& g, int32_t arity, bool is_forest) {
   int32_t* height = s.height.resize(g.n);
   const int32_t *ptr = g.child_ptr, *idx = g.child_idx;
   /* Inner nodes alone, so that the loops below do not have to guess which nodes are leaves. */
   int32_t* inner = s.inner.resize(g.n);
+  int32_t* leaves = s.order.resize(g.n);
   int64_t n_inner = 0;
   for (int64_t n = 0; n < g.n; ++n) {
-    inner[n_inner] = static_cast<int32_t>(n);
+    inner[n_inner] = leaves[n - n_inner] = static_cast<int32_t>(n);
     n_inner += ptr[n + 1] > ptr[n];
   }
+  s.inner.size = n_inner;
   int32_t down = 1, up = 1;  // children after parents, children before parents
-  if (arity > 0) {
+  if (is_forest) {
+    up = 0;
+  } else if (arity > 0) {
     for (int64_t i = 0; i < n_inner; ++i)
       for (int32_t j = 0; j < arity; ++j) {
         down &= idx[i * arity + j] > inner[i];
@@ -267,13 +273,14 @@ bool find_heights(Scratch& s, const Graph& g, int32_t arity) {
 
 /* Ranges, arities, parents and tokens as the model wants them. */
 bool is_fit(Scratch& s, const Graph& g, const Options& o) {
-  bool fit = g.child_ptr[0] == 0 && g.child_ptr[g.n] == g.n_edges;
+  int32_t fit = g.child_ptr[0] == 0 && g.child_ptr[g.n] == g.n_edges;
   for (int64_t n = 0; n < g.n; ++n) {
     int64_t children = int64_t{g.child_ptr[n + 1]} - g.child_ptr[n];
     fit &= children >= 0 && (o.arity < 0 || children == 0 || children == o.arity);
     if (o.tokens >= 2 || (o.tokens == 1 && children == 0))
       fit &= g.token[n] >= (o.tokens == 3 ? kNone : 0) && (o.vocab < 0 || g.token[n] < o.vocab);
   }
+  if (o.is_walked && (o.is_forest || !o.is_tree)) return fit;
   for (int64_t r = 0; r < g.n_roots; ++r) fit &= static_cast<uint32_t>(g.roots[r]) < g.n;
   uint32_t highest = 0;
   for (int64_t e = 0; e < g.n_edges; ++e) {
@@ -282,10 +289,14 @@ bool is_fit(Scratch& s, const Graph& g, const Options& o) {
   }
   if (!fit || (g.n_edges && highest >= g.n)) return false;
   if (o.is_tree) {
-    int32_t* parents = s.count.resize(g.n);
-    std::memset(parents, 0, sizeof(int32_t) * g.n);
-    for (int64_t e = 0; e < g.n_edges; ++e) ++parents[g.child_idx[e]];
-    for (int64_t n = 0; n < g.n; ++n) fit &= parents[n] <= 1;
+    uint8_t* has_parent = reinterpret_cast<uint8_t*>(s.count.resize(g.n / 4 + 1));
+    std::memset(has_parent, 0, g.n);
+    int32_t shared = 0;
+    for (int64_t e = 0; e < g.n_edges; ++e) {
+      shared |= has_parent[g.child_idx[e]];
+      has_parent[g.child_idx[e]] = 1;
+    }
+    fit &= !shared;
   }
   return fit;
 }
@@ -351,13 +362,17 @@ int64_t merge_equal(Scratch& s, const Graph& g, const Options& o, int64_t n_in_o
 
 /* The whole numbering as bytes; None if the graph is not what the options allow. */
 PyObject* number(Scratch& s, const Graph& g, const Options& o) {
-  if (!is_fit(s, g, o) || !find_heights(s, g, o.arity)) Py_RETURN_NONE;
+  if (!is_fit(s, g, o) || !find_heights(s, g, o.arity, o.is_forest)) Py_RETURN_NONE;
   const int32_t* height = s.height.at;
   const int32_t n_kinds = o.kinds ? 1 << o.arity : 0, width = o.kinds ? n_kinds : 1;
-  int32_t n_levels = 0;
-  for (int64_t n = 0; n < g.n; ++n) n_levels = height[n] >= n_levels ? height[n] + 1 : n_levels;
+  const int64_t n_inner_all = s.inner.size, n_leaves_all = g.n - n_inner_all;
+  const int32_t* inner = s.inner.at;
+  int32_t n_levels = g.n > 0;
+  for (int64_t i = 0; i < n_inner_all; ++i)
+    n_levels = height[inner[i]] >= n_levels ? height[inner[i]] + 1 : n_levels;
 
-  /* Counting sort by (height, kind). Leaves are of kind 0. */
+  /* Counting sort of the inner nodes by (height, kind). Leaves, of height and kind 0, stand at the
+     front of order already. */
   const int64_t n_keys = static_cast<int64_t>(n_levels) * width;
   int32_t* count = s.count.resize(n_keys + 1);
   std::memset(count, 0, sizeof(int32_t) * (n_keys + 1));
@@ -367,10 +382,12 @@ PyObject* number(Scratch& s, const Graph& g, const Options& o) {
     for (int64_t n = 0; n < g.n; ++n) both[n] = height[n] * width + kind_of(g, height, n);
     key = both;
   }
-  for (int64_t n = 0; n < g.n; ++n) ++count[key[n] + 1];
-  for (int64_t k = 0; k < n_keys; ++k) count[k + 1] += count[k];
-  int32_t* order = s.order.resize(g.n);
-  for (int64_t n = 0; n < g.n; ++n) order[count[key[n]]++] = static_cast<int32_t>(n);
+  count[0] = static_cast<int32_t>(n_leaves_all);
+  for (int64_t i = 0; i < n_inner_all; ++i) ++count[key[inner[i]] + 1];
+  if (n_keys) count[1] += count[0];
+  for (int64_t k = 1; k < n_keys; ++k) count[k + 1] += count[k];
+  int32_t* order = s.order.at;
+  for (int64_t i = 0; i < n_inner_all; ++i) order[count[key[inner[i]]]++] = inner[i];
   /* Now count[k] is the end of key k. */
   int64_t n_kept = g.n, n_edges = g.n_edges;
   if (o.dedup) {
@@ -452,6 +469,7 @@ struct Walk {
 
   /* What is wrong, if something is; detail is a reference of ours. */
   int wrong = 0;
+  bool met_again = false;
   int64_t position = 0;
   PyObject* detail = nullptr;
 
@@ -569,7 +587,10 @@ struct Walk {
     int32_t next = static_cast<int32_t>(s.nodes.size);
     if (!is_met_once) {
       int32_t id = s.table.id(node, next);
-      if (id != next) return id;
+      if (id != next) {
+        met_again = true;
+        return id;
+      }
     }
     s.nodes.push(node);
     if (s.owns_nodes) Py_INCREF(node);
@@ -709,6 +730,19 @@ struct Walk {
     return true;
   }
 
+  /* Nodes lie anywhere in memory: what will be read of them is asked for in time. */
+  void fetch_ahead(PyObject* later, PyObject* sooner) {
+#if HAS_INLINE_VALUES
+    const Known& usual = s.known[0];
+    if (!s.n_known || usual.children.way != Access::kInline) return;
+    if (Py_TYPE(later) == usual.type)
+      __builtin_prefetch(reinterpret_cast<PyObject***>(later)[-4] + usual.children.offset);
+    if (Py_TYPE(sooner) == usual.type)
+      if (PyObject** values = reinterpret_cast<PyObject***>(sooner)[-4])
+        __builtin_prefetch(values[usual.children.offset]);
+#endif
+  }
+
   bool run(PyObject* roots) {
     s.child_ptr.push(0);
     Py_ssize_t n = PyList_GET_SIZE(roots);
@@ -717,8 +751,10 @@ struct Walk {
       if (root == Py_None) return fail(kNoneRoot, r, root);
       int32_t id = add(root, false);
       s.roots.push(id);
-      for (int64_t i = s.token.size; i < s.nodes.size; ++i)
+      for (int64_t i = s.token.size; i < s.nodes.size; ++i) {
+        if (i + 6 < s.nodes.size) fetch_ahead(s.nodes[i + 6], s.nodes[i + 3]);
         if (!visit(i)) return false;
+      }
     }
     return true;
   }
@@ -780,7 +816,7 @@ EXPORT PyObject* cortex_walk(PyObject* roots, PyObject* children_name, PyObject*
       Graph g{s.child_ptr.at, s.child_idx.at,   s.roots.at, s.token.at,
               s.token.size,   s.child_idx.size, s.roots.size};
       Options o{arity, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0,
-                tokens, vocab, nullptr, 0};
+                tokens, vocab, nullptr, 0, true, !walk.met_again};
       result = number(s, g, o);
       if (result == Py_None) {
         PyObject* found = forest_bytes(s);
@@ -799,18 +835,36 @@ EXPORT PyObject* cortex_walk(PyObject* roots, PyObject* children_name, PyObject*
   }
 }
 
-/* Bytes of the Linear of a forest's arrays, or None if it is not what the options allow. Runs with
-   the lock held: it takes nanoseconds a node. */
-EXPORT PyObject* cortex_number(const int32_t* child_ptr, const int32_t* child_idx,
-                               const int32_t* roots, const int32_t* token, int64_t n,
-                               int64_t n_edges, int64_t n_roots, int32_t arity, int32_t flags,
-                               int32_t tokens, int32_t vocab, const uint8_t* features,
-                               int64_t feature_bytes) {
+/* The memory of a C-contiguous array of int32 or float32. */
+struct View {
+  Py_buffer buffer{};
+  bool is_held = false;
+  ~View() {
+    if (is_held) PyBuffer_Release(&buffer);
+  }
+  const int32_t* of(PyObject* array) {
+    if (array == Py_None) return nullptr;
+    is_held = PyObject_GetBuffer(array, &buffer, PyBUF_C_CONTIGUOUS) == 0;
+    return static_cast<const int32_t*>(buffer.buf);
+  }
+  int64_t words() const { return buffer.len / 4; }
+};
+
+/* Bytes of the Linear of a forest's arrays, or None if it is not what the options allow. */
+EXPORT PyObject* cortex_number(PyObject* child_ptr, PyObject* child_idx, PyObject* roots,
+                               PyObject* token, PyObject* features, int32_t arity, int32_t flags,
+                               int32_t tokens, int32_t vocab) {
   try {
+    View ptr, idx, first, words, rows;
+    Graph g{ptr.of(child_ptr), idx.of(child_idx), first.of(roots), words.of(token), 0, 0, 0};
+    const uint8_t* table = reinterpret_cast<const uint8_t*>(rows.of(features));
+    if (PyErr_Occurred()) return nullptr;
+    g.n = words.words();
+    g.n_edges = idx.words();
+    g.n_roots = first.words();
     Borrowed lent;
-    Graph g{child_ptr, child_idx, roots, token, n, n_edges, n_roots};
-    Options o{arity,  (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0,
-              tokens, vocab,            features,         feature_bytes};
+    Options o{arity,  (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, tokens,
+              vocab,  table,            g.n ? rows.buffer.len / g.n : 0,    false, false};
     return number(*lent.s, g, o);
   } catch (const std::bad_alloc&) {
     return PyErr_NoMemory();

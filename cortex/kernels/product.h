@@ -153,17 +153,17 @@ SIMD_INLINE void sum_rows(int n_rows, const float *a, const float *b, int64_t di
 }
 
 /* Widths a block may have: of one row, of few, and the panel that the columns end in. */
-constexpr int widest_block = at_once(1) * panel_vectors, wide_block = at_once(3) * panel_vectors;
+constexpr int widest = at_once(1) * panel_vectors, wider = at_once(3) * panel_vectors;
 
 template <int rest_vectors, class T>
 SIMD_INLINE void sum_block(const T &term, int n_rows, int vectors, int64_t row, int64_t column,
                            int64_t distance, int lanes, vec *out) {
   const float *const a = term.a + row * T::pitch, *const b = term.b.from(column);
   if (distance < 0) distance = T::Right::step * T::depth;
-  if constexpr (widest_block > wide_block)
-    if (vectors == widest_block) return sum_rows<1, widest_block, T>(1, a, b, distance, lanes, out);
-  if constexpr (wide_block > panel_vectors)
-    if (vectors == wide_block) return sum_rows<3, wide_block, T>(n_rows, a, b, distance, lanes, out);
+  if constexpr (widest > wider)
+    if (vectors == widest) return sum_rows<1, widest, T>(1, a, b, distance, lanes, out);
+  if constexpr (wider > panel_vectors)
+    if (vectors == wider) return sum_rows<3, wider, T>(n_rows, a, b, distance, lanes, out);
   if constexpr (rest_vectors > 0 && rest_vectors < panel_vectors)
     if (vectors == rest_vectors)
       return sum_rows<block_rows, rest_vectors, T>(n_rows, a, b, distance, lanes, out);
@@ -184,17 +184,17 @@ template <int64_t columns, class F, class... T>
 SIMD_INLINE void product(int64_t n_rows, const F &f, const T &...terms) {
   constexpr int64_t whole = columns / panel_columns * panel_columns, rest = columns - whole;
   constexpr int rest_vectors = static_cast<int>((rest + simd::width - 1) / simd::width);
-  constexpr int tile_size = std::max({widest_block, 3 * wide_block, block_rows * panel_vectors});
+  constexpr int tile_size = std::max({widest, 3 * wider, block_rows * panel_vectors});
   constexpr std::make_index_sequence<sizeof...(T)> all;
   if (n_rows <= 0) return;
   /* Rows are dealt to blocks as evenly as can be. */
   const int64_t blocks = (n_rows + block_rows - 1) / block_rows;
   const int64_t base = n_rows / blocks, longer = n_rows % blocks;
-  const int most = n_rows == 1 ? widest_block : n_rows <= 3 ? wide_block : panel_vectors;
+  const int most = n_rows == 1 ? widest : n_rows <= 3 ? wider : panel_vectors;
   for (int64_t column = 0, taken; column < columns; column += taken) {
     int vectors = most;
     while (vectors > panel_vectors && column + vectors * simd::width > whole)
-      vectors = vectors > wide_block ? wide_block : panel_vectors;
+      vectors = vectors > wider ? wider : panel_vectors;
     taken = vectors * simd::width;
     if (column == whole) {
       vectors = rest_vectors;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <omp.h>
 #include <sched.h>
 
 #include "product.h"

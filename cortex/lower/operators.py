@@ -1,4 +1,4 @@
-"""Explicit temporaries: which values of a body are kept, in the order they are computed (sec. 4)."""
+"""Explicit temporaries: which values of a body are kept, in the order they are computed."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -104,9 +104,7 @@ def _must_keep(order: list[ra.Expr]) -> set[ra.Expr]:
             case ra.Product(x=x, y=y):
                 keep.add(expr)
                 for side in (x, y):
-                    if side.rank == 1 and not _static(side):
-                        keep.add(side)
-                    elif not is_trivial(side):
+                    if not is_trivial(side) or (side.rank == 1 and not _static(side)):
                         keep.add(side)
             case ra.Dot(x=x, y=y):
                 keep.add(expr)
@@ -121,9 +119,7 @@ def _must_keep(order: list[ra.Expr]) -> set[ra.Expr]:
     for expr in order:
         if isinstance(expr, ra.Binary):
             keep.update(
-                side
-                for side in (expr.x, expr.y)
-                if side.rank < expr.rank and not is_trivial(side)
+                side for side in (expr.x, expr.y) if side.rank < expr.rank and not is_trivial(side)
             )
     return keep
 

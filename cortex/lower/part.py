@@ -88,9 +88,7 @@ def _store(
     axes = AXES[expr.rank]
     index = tuple(il.Var(a) for a in axes)
     where = tuple(il.add(i, il.Int(s)) for i, s in zip(index, shift, strict=True))
-    return wrap_axes(
-        il.Store(tensor, (*prefix, *where), element(expr, index, context)), expr.shape
-    )
+    return wrap_axes(il.Store(tensor, (*prefix, *where), element(expr, index, context)), expr.shape)
 
 
 def wrap_axes(body: il.Stmt, shape: ra.Shape) -> il.Stmt:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from cortex import ilir as il
+from cortex import ra
 from cortex.lower.element import Context, Held, element
 from cortex.lower.operators import Op, is_gemm, operators, reads
 from cortex.lower.part import Emitter, Part, axis_dims, sizes, store_value
@@ -40,8 +41,6 @@ class Stages:
 
 def is_map(op: Op) -> bool:
     """Whether an operator is a vector computed element by element."""
-    from cortex import ra
-
     if op.expr.rank != 1:
         return False
     return isinstance(op.expr, ra.Unary | ra.Binary | ra.Slice) or (
@@ -66,8 +65,6 @@ def place(ops: tuple[Op, ...]) -> Stages:
         first = 1 if gemm[op] else 0
         for source in needs[op]:
             first = max(first, stage[source] + (0 if together(op, source) else 1))
-            if stage[source] == 0 and not gemm[op] and not blocked[source]:
-                first = max(first, 0 if not blocked[op] else first)
         stage[op] = first
     for op in reversed(ops):
         if op.state or not blocked[op]:
@@ -127,7 +124,11 @@ def row_partition(part: Part, tiling: Tiling, emitter: Emitter) -> il.Stmt:
         row_steps, blocks, context = _stage(stages, number, spot, context, emitter, part)
         steps += [_rows(s, part, tiling) for s in row_steps]
         for width, body in blocks:
-            steps.append(_column_loop(il.seq(*(_rows(s, part, tiling) for s in body)), width, tiling, "serial"))
+            steps.append(
+                _column_loop(
+                    il.seq(*(_rows(s, part, tiling) for s in body)), width, tiling, "serial"
+                )
+            )
     return il.For("t", il.Int(0), _tiles(part, tiling), il.seq(*steps), "parallel", "tile")
 
 
@@ -141,9 +142,7 @@ def column_partition(part: Part, tiling: Tiling, emitter: Emitter) -> list[il.St
         row_steps, blocks, context = _stage(stages, number, spot, context, emitter, part)
         if row_steps:
             body = il.seq(*(_rows(s, part, tiling) for s in row_steps))
-            steps.append(
-                il.For("t", il.Int(0), _tiles(part, tiling), body, "parallel", "tile")
-            )
+            steps.append(il.For("t", il.Int(0), _tiles(part, tiling), body, "parallel", "tile"))
         for width, body_steps in blocks:
             body = il.seq(*(_rows(s, part, tiling) for s in body_steps))
             tiles = il.For("t", il.Int(0), _tiles(part, tiling), body, "serial", "tile")
@@ -178,9 +177,9 @@ def _stage(
     if number == 0:
         plain = ops
     else:
-        plain = [
-            op for op in ops if op not in gemm and not (is_map(op) or kept[op.expr] != op)
-        ] + [op for op in ops if op.expr.rank != 1 and kept[op.expr] != op]
+        plain = [op for op in ops if op not in gemm and not (is_map(op) or kept[op.expr] != op)] + [
+            op for op in ops if op.expr.rank != 1 and kept[op.expr] != op
+        ]
     row_steps: list[il.Stmt] = []
     for op in plain:
         held = _keep(op, stages, spot, emitter, part, whole=True)

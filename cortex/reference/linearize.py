@@ -18,7 +18,10 @@ def walk(
     """The forest below these objects and its nodes, breadth first, one tree after another."""
     nodes: list[Any] = []
     ids: dict[int, int] = {}  # nodes holds every object, so addresses stay taken
-    ptr, idx, first, token = [0], [], [], []
+    ptr = [0]
+    idx: list[int] = []
+    first: list[int] = []
+    token: list[int] = []
 
     def add(node: Any) -> int:
         if id(node) not in ids:

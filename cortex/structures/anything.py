@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from cortex.forest import Forest, Sequence, Structure
 from cortex.structures import arrays, graphs, objects, source, text
 
 #: Modules whose objects are read by functions of their own.
-_READERS = {
+_READERS: dict[str, Callable[[Any], Forest]] = {
     "networkx": graphs.from_networkx,
     "torch_geometric": graphs.from_pyg,
     "dgl": graphs.from_dgl,
@@ -19,9 +20,18 @@ _READERS = {
 }
 
 
-@functools.lru_cache(maxsize=256)
+#: Remembered for each type without keeping the type alive.
+_origins: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
+
+
 def _origin(kind: type) -> str | None:
     """Which reader objects of this type need; None for plain objects with children."""
+    if kind not in _origins:
+        _origins[kind] = _find_origin(kind)
+    return _origins[kind]
+
+
+def _find_origin(kind: type) -> str | None:
     if issubclass(kind, Forest):
         return "forest"
     if issubclass(kind, (str, Path)):

@@ -56,13 +56,13 @@ def from_parents(
         tree = int(np.flatnonzero(counts != 1)[0])
         found = roots[tree_of[roots] == tree].tolist()
         where = f"at indices {found[:8]}" if found else "but every node has a parent"
-        raise StructureError(f"tree {tree} must have one root (parent -1), got {counts[tree]} {where}")
+        raise StructureError(
+            f"tree {tree} must have one root (parent -1), got {counts[tree]} {where}"
+        )
     inner = np.flatnonzero(parents >= 0)
     child_ptr = np.concatenate([[0], np.cumsum(np.bincount(parents[inner], minlength=n))])
     child_idx = inner[np.argsort(parents[inner], kind="stable")]
-    return Forest(
-        child_ptr, child_idx, roots, _tokens(token, n), _features(features)
-    )
+    return Forest(child_ptr, child_idx, roots, _tokens(token, n), _features(features))
 
 
 def from_children(
@@ -119,7 +119,9 @@ def sequences(data: object) -> Forest:
     if not items:
         return sequence([])
     rows = [np.asarray(item) for item in items]
-    kinds = {(row.ndim, "i" if row.dtype.kind in "iu" else row.dtype.kind) for row in rows if len(row)}
+    kinds = {
+        (row.ndim, "i" if row.dtype.kind in "iu" else row.dtype.kind) for row in rows if len(row)
+    }
     if any(row.ndim != 1 or len(row) for row in rows) and kinds <= {(1, "i")}:
         return sequence(map(len, rows), np.concatenate(rows))
     if kinds == {(2, "f")} and len({row.shape[1] for row in rows}) == 1:
@@ -149,7 +151,9 @@ def collapse_unary(forest: Forest) -> Forest:
         target = further
     if (counts[target] == 1).any():
         node = int(np.flatnonzero(counts[target] == 1)[0])
-        raise StructureError(f"nodes with a single child must not form a cycle, as node {node} does")
+        raise StructureError(
+            f"nodes with a single child must not form a cycle, as node {node} does"
+        )
     kept = np.flatnonzero(counts != 1)
     new = np.full(forest.n_nodes, -1)
     new[kept] = np.arange(len(kept))
@@ -207,7 +211,9 @@ def _tokens(token: npt.ArrayLike | None, n: int) -> npt.NDArray[np.int64]:
         return np.full(n, -1)
     tokens = _integers(token, "token")
     if len(tokens) != n:
-        raise StructureError(f"token must have one entry for each of the {n} nodes, got {len(tokens)}")
+        raise StructureError(
+            f"token must have one entry for each of the {n} nodes, got {len(tokens)}"
+        )
     return tokens
 
 

@@ -96,7 +96,7 @@ def from_dgl(
         target,
         n,
         direction,
-        data[token] if token in data else None,
+        data[token] if token in data else None,  # noqa: SIM401  # ndata is no dict
         np.asarray(data[features]) if features in data else None,
     )
 
@@ -122,9 +122,7 @@ def _from_edges(
     roots = np.flatnonzero(np.bincount(child, minlength=n) == 0)
     order = np.argsort(parent, kind="stable")
     tokens = np.full(n, -1) if token is None else np.asarray(token)
-    return Forest(
-        np.concatenate([[0], np.cumsum(counts)]), child[order], roots, tokens, features
-    )
+    return Forest(np.concatenate([[0], np.cumsum(counts)]), child[order], roots, tokens, features)
 
 
 def _roots(rows: list[list[int]]) -> list[int]:

@@ -55,9 +55,7 @@ def _field(node: Any, name: str, index: int) -> Any:
     try:
         value = node[name] if type(node) is dict else getattr(node, name)
     except (AttributeError, KeyError):
-        raise StructureError(
-            f"node {index} has no {name!r}: every node needs features"
-        ) from None
+        raise StructureError(f"node {index} has no {name!r}: every node needs features") from None
     return np.asarray(value, dtype=np.float32)
 
 

@@ -1,0 +1,351 @@
+"""The numbering: its properties, and the native version against the plain one."""
+
+import gc
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cortex import structures
+from cortex.errors import StructureError, TokenError
+from cortex.forest import Dag, Forest, Sequence, Structure, Tree
+from cortex.linearize import _ARRAYS, Linear, levels, linearize, linearize_forest, walk_to_forest
+from cortex.reference import linearize as reference
+from cortex.structures import Node, from_children, to_objects
+
+CASES: dict[str, tuple[Forest, Structure]] = {
+    "sst": (structures.sst_like(6, 1), Tree(2)),
+    "perfect": (structures.perfect(5, 3), Tree(2)),
+    "grid": (structures.grid(4, 5), Dag()),
+    "grid_se": (structures.grid(3, 4, ("S", "E", "SE"), batch=2), Dag()),
+    "any_arity": (structures.random_tree(40, 3, None), Tree(None)),
+    "ternary": (structures.random_tree(31, 3, 3, vocab=5), Tree(3)),
+    "sequences": (structures.sequence([1, 4, 2], range(7)), Sequence()),
+    "single_leaf": (structures.perfect(1), Tree(2)),
+    "empty": (structures.sst_like(0), Tree(2)),
+    "equal_subtrees": (structures.perfect(6, 4, vocab=2), Tree(2)),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[Forest, Structure]:
+    """A forest and the structure it is of."""
+    return CASES[request.param]
+
+
+def assert_same(one: Linear, other: Linear) -> None:
+    for name in (*_ARRAYS, "n_nodes", "n_leaves", "n_levels", "features"):
+        left, right = getattr(one, name), getattr(other, name)
+        assert (left is None) == (right is None), name
+        if left is not None:
+            np.testing.assert_array_equal(left, right, err_msg=name)
+            assert np.shape(left) == np.shape(right), name
+
+
+def children_of(linear: Linear, node: int) -> list[int]:
+    if node < linear.n_leaves:
+        return []
+    i = node - linear.n_leaves
+    if linear.child is not None:
+        return linear.child[:, i].tolist()
+    assert linear.child_ptr is not None
+    assert linear.child_at is not None
+    return linear.child_at[linear.child_ptr[i] : linear.child_ptr[i + 1]].tolist()
+
+
+@st.composite
+def dags(draw: st.DrawFn, arity: int | None = None) -> Forest:
+    """A DAG whose numbers are shuffled, so that no direction can be relied on."""
+    n = draw(st.integers(1, 24))
+    rows: list[list[int]] = []
+    for node in range(n):
+        size = 0 if node == 0 else draw(st.integers(0, 3) if arity is None else st.just(arity))
+        if draw(st.booleans()):
+            size = 0
+        rows.append([draw(st.integers(0, node - 1)) for _ in range(size)])
+    new = draw(st.permutations(range(n)))
+    shuffled: list[list[int]] = [[] for _ in range(n)]
+    for node, row in enumerate(rows):
+        shuffled[new[node]] = [new[child] for child in row]
+    token = [draw(st.integers(-1, 2)) for _ in range(n)]
+    features = np.array([[draw(st.integers(0, 1))] for _ in range(n)], np.float32)
+    return from_children(
+        shuffled, draw(st.lists(st.integers(0, n - 1), max_size=3)), token, features
+    )
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_native_numbering_is_that_of_the_plain_version(
+    case: tuple[Forest, Structure], dedup: bool
+) -> None:
+    forest, structure = case
+    for kinds in (False, True) if structure.max_children else (False,):
+        options = {"kinds": kinds, "dedup": dedup}
+        assert_same(
+            linearize_forest(forest, structure, **options),
+            reference.linearize(forest, structure, **options),
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(dags(), st.booleans(), st.sampled_from(["any", "none", "leaf"]))
+def test_any_dag_is_numbered_as_by_the_plain_version(
+    forest: Forest, dedup: bool, tokens: str
+) -> None:
+    options = {"dedup": dedup, "tokens": tokens}
+    if tokens == "leaf":
+        forest = Forest(forest.child_ptr, forest.child_idx, forest.roots, abs(forest.token))
+    assert_same(
+        linearize_forest(forest, Dag(), **options), reference.linearize(forest, Dag(), **options)
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(dags(arity=2), st.booleans())
+def test_kinds_of_any_dag_are_those_of_the_plain_version(forest: Forest, dedup: bool) -> None:
+    options = {"dedup": dedup, "kinds": True}
+    assert_same(
+        linearize_forest(forest, Dag(2), **options), reference.linearize(forest, Dag(2), **options)
+    )
+
+
+def test_walk_of_objects_finds_what_the_plain_walk_finds(case: tuple[Forest, Structure]) -> None:
+    roots = to_objects(case[0])
+    ours, nodes = walk_to_forest(roots, ("children", "token"))
+    plain, plain_nodes = reference.walk(roots, ("children", "token"))
+    for name in ("child_ptr", "child_idx", "roots", "token"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(plain, name))
+    assert all(one is other for one, other in zip(nodes, plain_nodes, strict=True))
+
+
+def test_objects_and_their_forest_get_one_numbering(case: tuple[Forest, Structure]) -> None:
+    forest, structure = case
+    if isinstance(structure, Sequence):
+        structure = Tree(1)
+    roots = to_objects(forest)
+    assert_same(linearize(roots, structure), linearize(structures.from_objects(roots), structure))
+
+
+def test_children_precede_parents_in_contiguous_levels(case: tuple[Forest, Structure]) -> None:
+    forest, structure = case
+    linear = linearize(forest, structure)
+    assert linear.level_ptr[0] == 0
+    assert linear.level_ptr[-1] == linear.n_nodes == forest.n_nodes
+    np.testing.assert_array_equal(np.sort(linear.order), np.arange(forest.n_nodes))
+    np.testing.assert_array_equal(linear.order[linear.id_of], np.arange(forest.n_nodes))
+    level_of = np.empty(linear.n_nodes, int)
+    for b, nodes in enumerate(levels(linear)):
+        assert len(nodes) > 0
+        level_of[nodes] = b
+    for node in range(linear.n_nodes):
+        below = children_of(linear, node)
+        old = forest.children(linear.order[node])
+        assert below == linear.id_of[old].tolist()
+        assert (node < linear.n_leaves) == (not old)
+        assert level_of[node] == 1 + max((level_of[c] for c in below), default=-1)
+    np.testing.assert_array_equal(linear.token, forest.token[linear.order])
+    np.testing.assert_array_equal(linear.roots, linear.id_of[forest.roots])
+
+
+def test_kinds_say_which_children_are_leaves() -> None:
+    linear = linearize(structures.sst_like(8, 3), Tree(2), kinds=True)
+    assert linear.kind_ptr is not None
+    np.testing.assert_array_equal(linear.kind_ptr[:, 0], linear.level_ptr[:-1])
+    np.testing.assert_array_equal(linear.kind_ptr[:, -1], linear.level_ptr[1:])
+    for b in range(1, linear.n_levels):
+        for kind in range(4):
+            for node in range(linear.kind_ptr[b, kind], linear.kind_ptr[b, kind + 1]):
+                left, right = children_of(linear, node)
+                assert kind == (left < linear.n_leaves) + 2 * (right < linear.n_leaves)
+
+
+def test_equal_subtrees_get_one_number_and_keep_their_value(
+    case: tuple[Forest, Structure],
+) -> None:
+    forest, structure = case
+
+    def values(token: np.ndarray, children: list[list[int]]) -> list[object]:
+        found: list[object] = []
+        for node, row in enumerate(children):
+            found.append(hash((int(token[node]), tuple(found[c] for c in row))))
+        return found
+
+    plain, merged = linearize(forest, structure), linearize(forest, structure, dedup=True)
+    one = values(plain.token, [children_of(plain, n) for n in range(plain.n_nodes)])
+    other = values(merged.token, [children_of(merged, n) for n in range(merged.n_nodes)])
+    assert len(set(other)) == len(other)
+    for node in range(forest.n_nodes):
+        assert one[plain.id_of[node]] == other[merged.id_of[node]]
+
+
+def test_equal_tokens_with_other_features_stay_apart() -> None:
+    features = np.array([[0.0], [0.0], [1.0]], np.float32)
+    forest = from_children([[], [], []], [0, 1, 2], [5, 5, 5], features)
+    linear = linearize(forest, Tree(2), dedup=True)
+    assert linear.n_nodes == 2
+    np.testing.assert_array_equal(linear.features, [[0.0], [1.0]])
+
+
+def test_one_address_and_offsets_reach_every_array() -> None:
+    linear = linearize(structures.sst_like(3), Tree(2), kinds=True)
+    for name, offset in linear.offsets.items():
+        array = getattr(linear, name)
+        np.testing.assert_array_equal(
+            linear.memory[offset : offset + array.size], array.reshape(-1)
+        )
+
+
+@pytest.mark.parametrize("structure", [Tree(1), Dag(1), Tree(None), Dag(None)])
+def test_chains_of_200_000_objects_need_no_recursion(structure: Structure) -> None:
+    node = Node([], 0)
+    for _ in range(199_999):
+        node = Node([node], 1)
+    linear = linearize(node, structure)
+    assert linear.n_levels == 200_000
+    assert linear.n_leaves == 1
+    while node.children:  # or else the interpreter itself recurses to free them
+        node = node.children.pop()
+
+
+def test_a_million_nodes_are_numbered() -> None:
+    forest = structures.perfect(17, 8)
+    linear = linearize(forest, Tree(2), kinds=True)
+    assert linear.n_nodes == 8 * (2**17 - 1)
+    assert linear.n_levels == 17
+    assert linearize(structures.sequence([500_000, 1]), Sequence()).n_levels == 500_000
+
+
+def test_a_later_change_of_the_objects_has_no_effect() -> None:
+    root = Node([Node([], 1), Node([], 2)])
+    linear = linearize(root, Tree(2))
+    root.children[0].token = 9
+    root.children.clear()
+    np.testing.assert_array_equal(linear.token, [1, 2, -1])
+
+
+class Slotted:
+    """Fields in slots."""
+
+    __slots__ = ("children", "token")
+
+    def __init__(self, children: object, token: object = None) -> None:
+        self.children, self.token = children, token
+
+
+class Computed:
+    """Fields made anew at each look."""
+
+    def __init__(self, children: list[object], token: object = None) -> None:
+        self.kept, self.number = children, token
+
+    @property
+    def children(self) -> object:
+        return iter(list(self.kept))
+
+    @property
+    def token(self) -> object:
+        return self.number
+
+
+class WithDict(Node):
+    """Its dict is made at once, which moves the fields."""
+
+    def __init__(self, children: list[Node], token: int | None = None) -> None:
+        super().__init__(children, token)
+        self.__dict__["extra"] = 1
+
+
+def as_dict(children: object, token: object = None) -> dict[str, object]:
+    return {"children": children, "token": token}
+
+
+@pytest.mark.parametrize("make", [Node, Slotted, Computed, WithDict, as_dict])
+def test_every_kind_of_object_is_read(make: type) -> None:
+    shared = make([], np.int64(4))
+    root = make([make([make([], 1), shared]), make((), 2**30 + 5), shared])
+    linear = linearize([root, root], Dag())
+    np.testing.assert_array_equal(linear.token, [2**30 + 5, 4, 1, -1, -1])
+    assert linear.roots.tolist() == [4, 4]
+
+
+def test_none_and_absent_tokens_are_minus_one() -> None:
+    class Bare:
+        children = None
+
+    assert linearize([Node(None, None), Bare()], Tree(2)).token.tolist() == [-1, -1]  # type: ignore[arg-type]
+
+
+class Angry:
+    """Raises in the middle of a walk."""
+
+    token = None
+
+    @property
+    def children(self) -> object:
+        raise KeyError("mine")
+
+
+FAILING = {
+    "none_child": lambda: [Node([Node([], 1), None])],  # type: ignore[list-item]
+    "bad_token": lambda: [Node([Node([], "dog")])],  # type: ignore[arg-type]
+    "huge_token": lambda: [Node([], 2**40)],
+    "no_children": lambda: [Node([Node([], 1), 7])],  # type: ignore[list-item]
+    "text_children": lambda: [Node("ab")],  # type: ignore[arg-type]
+    "raises": lambda: [Computed([Node([], 1), Angry()])],
+    "arity": lambda: [Node([Node([], 1)])],
+    "shared": lambda: [Node([(kept := Node([], 1)), kept])],
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_reference_counts_are_unchanged_after_a_failed_walk(name: str) -> None:
+    roots = FAILING[name]()
+    leaf = Node([], 3)
+    tree = Node([leaf, leaf], 2)
+    data = [Computed([tree], 1), *roots]
+
+    def counts() -> list[int]:
+        return [sys.getrefcount(x) for x in (leaf, tree, data[0], roots[0], leaf.children, None)]
+
+    def attempt() -> None:
+        with pytest.raises((StructureError, TokenError, KeyError)):
+            linearize(data, Tree(2))
+        with pytest.raises((StructureError, TokenError, KeyError)):
+            linearize(roots, Tree(2))
+
+    attempt()
+    gc.collect()
+    before = counts()
+    for _ in range(50):
+        attempt()
+    gc.collect()
+    after = counts()
+    assert after[:-1] == before[:-1]
+    assert abs(after[-1] - before[-1]) < 25  # None has many other users
+
+
+def test_a_walk_within_a_walk_is_safe() -> None:
+    class Nested:
+        token = 1
+
+        @property
+        def children(self) -> list[Node]:
+            assert linearize(Node([Node([]), Node([])]), Tree(2)).n_nodes == 3
+            return [Node([], 5), Node([], 6)]
+
+    assert linearize([Nested(), Nested()], Tree(2)).token.tolist() == [5, 6, 5, 6, 1, 1]
+
+
+def test_python_is_enough_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    forest = structures.sst_like(2)
+    roots = to_objects(forest)
+    expected = linearize(roots, Tree(2), dedup=True)
+    monkeypatch.setattr("cortex.linearize._native", lambda: None)
+    assert_same(linearize(roots, Tree(2), dedup=True), expected)
+
+
+def test_kinds_need_a_small_fixed_arity() -> None:
+    with pytest.raises(ValueError, match="kinds need a fixed number"):
+        linearize(structures.sst_like(1), Tree(None), kinds=True)
