@@ -86,6 +86,10 @@ class _Generator:
         self.products = 0
         self.depth = 1
         self.count = 0
+        # Addresses found before the vector loop under way, None where none may be.
+        self.bases: dict[str, str] | None = None
+        self.base_stem = ""
+        self.bound: frozenset[str] = frozenset()  # variables that change in that loop
         self.params = tuple(d.name for d in self.tensors.values() if d.scope in ("param", "table"))
 
     def source(self) -> Source:
@@ -156,11 +160,11 @@ class _Generator:
             "  (void)s, (void)kept, (void)kept_at;",
         ]
         for d in shared:
-            size = self.index(_size(d))
-            lines.append(f"  m.{d.name}_ = workspace + at, at += ({size} + 15) / 16 * 16;")
+            floats = self.index(_size(d))
+            lines.append(f"  m.{d.name}_ = workspace + at, at += ({floats} + 15) / 16 * 16;")
         for d in kept:
-            size = self.index(_size(d))
-            lines.append(f"  m.{d.name}_ = kept + kept_at, kept_at += {size};")
+            floats = self.index(_size(d))
+            lines.append(f"  m.{d.name}_ = kept + kept_at, kept_at += {floats};")
         lines += ["  m.tile = workspace + at;", "  return at;", "}"]
         return lines
 
@@ -209,8 +213,8 @@ class _Generator:
             ]
         return [
             "/* Fills `roots` (each output, a row a root) and `kept`. Returns 0, or the floats of",
-            "   workspace it needs, having done nothing. Structures of fewer than `alone` inner nodes",
-            "   are computed by one thread. */",
+            "   workspace it needs, having done nothing. Structures of fewer than `alone` inner",
+            "   nodes are computed by one thread. */",
             "EXPORT int64_t run(const int32_t *linear, const float *features,"
             " const float *weights,",
             "                   float *workspace, int64_t capacity, float *roots, float *kept,",
@@ -221,7 +225,8 @@ class _Generator:
             "  memory.features = features;",
             "  (void)roots;",
             "  const int64_t shared = place(s, workspace, kept, memory);",
-            "  threads = s.inner() < alone ? 1 : std::min<int64_t>(threads, omp_get_max_threads());",
+            "  if (s.inner() < alone) threads = 1;",
+            "  threads = std::min<int64_t>(threads, omp_get_max_threads());",
             "  const int64_t needed = shared + threads * tile_size;",
             "  if (needed > capacity) return needed;",
             "  if (threads < 2) {",
@@ -305,9 +310,10 @@ class _Generator:
             self.put("}")
             return
         end = self.name("end")
+        after = self.index(il.add(loop.begin, loop.extent))
         self.put(
-            f"for (int64_t {loop.var} = {begin}, {end} = {self.index(il.add(loop.begin, loop.extent))};"
-            f" {loop.var} < {end}; {loop.var}++) {{"
+            f"for (int64_t {loop.var} = {begin}, {end} = {after}; {loop.var} < {end};"
+            f" {loop.var}++) {{"
         )
         self._indented(loop.body, scope.inside(loop))
         self.put("}")
@@ -398,22 +404,19 @@ class _Generator:
         self.depth += 1
         if begin:
             self.put(f"const int64_t {loop.var} = {at}{begin};")
-        self.bases: dict[str, str] | None = {}
-        self.base_stem, self.bound = hoisted, {loop.var}
+        bases: dict[str, str] = {}
+        self.bases = bases
+        self.base_stem, self.bound = hoisted, frozenset((loop.var,))
         for store in stores:
             assert isinstance(store, il.Store)
             self.vector_store(store, inner)
         self.depth -= 1
         self.put("});")
-        made = ["  " * self.depth + f"auto *const {n} = {t};" for t, n in self.bases.items()]
+        made = ["  " * self.depth + f"auto *const {n} = {t};" for t, n in bases.items()]
         self.lines[mark:mark] = made
         self.bases = None
         self.depth -= 1
         self.put("}")
-
-    bases: dict[str, str] | None = None
-    base_stem = ""
-    bound: set[str] = set()
 
     def vector_store(self, store: il.Store, scope: _Scope) -> None:
         """Write a store of a vector; later loads of the same place see the variable."""
@@ -476,7 +479,7 @@ class _Generator:
         self.put(f"(void){row}, (void){nest.column};")
         if nest.row:
             self.put(f"const int64_t {nest.row} = first_row + {row};")
-        inner = attrs.evolve(scope, var=nest.column, known=dict(sums))
+        inner = attrs.evolve(scope, var=nest.column, known={reduce: name for reduce, name in sums.items()})
         dead = self._dead_stores(group)
         for store in nest.stores:
             if store.tensor in dead:

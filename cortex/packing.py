@@ -42,10 +42,11 @@ class Packing:
 
     def places(self) -> list[str]:
         """C++ constants: where each begins, in floats, and the size of all; multiples of 16."""
-        lines, at = [], "0"
-        for name, size in self.plain.items():
+        lines: list[str] = []
+        at = "0"
+        for name, floats in self.plain.items():
             lines.append(f"constexpr int64_t {name}_at = {at};")
-            at = f"{name}_at + {-(-size // 16) * 16}"
+            at = f"{name}_at + {-(-floats // 16) * 16}"
         for p, name in self.panels.items():
             lines.append(f"constexpr int64_t {name}_at = {at};")
             size = f"cortex::packed_size({p.depth}, {p.columns})"
@@ -60,9 +61,9 @@ class Packing:
             "EXPORT int64_t pack(const int64_t *sources, float *weights) {",
             "  if (!weights) return weights_size;",
         ]
-        for name, size in self.plain.items():
+        for name, floats in self.plain.items():
             lines.append(
-                f"  std::memcpy(weights + {name}_at, {_source(place[name])}, {size} * 4l);"
+                f"  std::memcpy(weights + {name}_at, {_source(place[name])}, {floats} * 4l);"
             )
         for p, name in self.panels.items():
             size = f"cortex::packed_size({p.depth}, {p.columns})"

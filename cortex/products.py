@@ -55,7 +55,10 @@ class Group:
 
 def as_nest(stmt: il.Stmt) -> Nest | None:
     """A loop over rows around one over columns, or one over columns alone."""
-    row, begin, extent, kind = "", il.Int(0), il.Int(1), "serial"
+    row: str = ""
+    begin: il.Index = il.Int(0)
+    extent: il.Index = il.Int(1)
+    kind: il.LoopKind = "serial"
     inner = stmt
     if isinstance(stmt, il.For) and stmt.kind != "vector":
         row, begin, extent, kind = stmt.var, stmt.begin, stmt.extent, stmt.kind
@@ -188,7 +191,7 @@ def _join(
         if old != new
     }
     stores = [il.substitute(store, names) for store in nest.stores]
-    both = attrs.evolve(first, stores=(*first.stores, *stores))
+    both = attrs.evolve(first, stores=(*first.stores, *stores))  # type: ignore[arg-type]
     found = factors_of(both, tensors, extents)
     return Group(both, found) if _is_free(both, found, tensors) else None
 
