@@ -55,8 +55,7 @@ class _Scope:
 
     extents: loops around that begin at 0 with a known extent
     var:     the column a vector runs over, "" in scalar code
-    lanes:   the name of its lanes
-    known:   places stored in this loop already, and reductions computed, by variable
+    known:   places stored in this loop already, and reductions computed: their C++ variable
     parallel: whether threads share a loop around
     """
 
@@ -479,7 +478,8 @@ class _Generator:
         self.put(f"(void){row}, (void){nest.column};")
         if nest.row:
             self.put(f"const int64_t {nest.row} = first_row + {row};")
-        inner = attrs.evolve(scope, var=nest.column, known={reduce: name for reduce, name in sums.items()})
+        known: dict[object, str] = dict(sums.items())
+        inner = attrs.evolve(scope, var=nest.column, known=known)
         dead = self._dead_stores(group)
         for store in nest.stores:
             if store.tensor in dead:
