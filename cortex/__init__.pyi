@@ -1,6 +1,7 @@
 from . import models as models
 from . import ra as ra
 from .compiled import Compiled as Compiled
+from .compiled import Result as Result
 from .compiled import compile as compile
 from .errors import BackendError as BackendError
 from .errors import ModelError as ModelError
@@ -12,7 +13,6 @@ from .forest import Dag as Dag
 from .forest import Forest as Forest
 from .forest import Sequence as Sequence
 from .forest import Tree as Tree
-from .linearize import Linear as Linear
 from .recursive import Param as Param
 from .recursive import Recursive as Recursive
 from .recursive import concat as concat
@@ -28,7 +28,6 @@ from .recursive import split as split
 from .recursive import sum as sum
 from .recursive import tanh as tanh
 from .recursive import where as where
-from .result import Result as Result
 from .schedule import Schedule as Schedule
 from .weights import Mapped as Mapped
 

@@ -14,7 +14,7 @@ from cortex import weights as weights_of
 from cortex.errors import BackendError, ModelError, StructureError, TokenError
 from cortex.kernel import Kernel
 from cortex.linearize import Linear, Tokens, linearize
-from cortex.result import Result
+from cortex.result import Result as Result
 
 if TYPE_CHECKING:
     import torch
