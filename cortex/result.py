@@ -17,12 +17,13 @@ class Result:
     """States of one run, float32 torch tensors in memory of their own.
 
     root:         output -> (n_roots, ...), in the order of the trees
+    linear:       the structure it was computed on
     memory_bytes: workspace of the run beyond weights and what is returned
     """
 
     root: dict[str, Tensor]
     memory_bytes: int
-    _linear: Linear = attrs.field(repr=False)
+    linear: Linear = attrs.field(repr=False)
     _raw: dict[str, Tensor] | None = attrs.field(repr=False)
 
     def raw(self, name: str) -> Tensor:
@@ -40,4 +41,4 @@ class Result:
         import torch
 
         raw = self.raw(name)
-        return raw[torch.from_numpy(self._linear.id_of.astype("int64"))]
+        return raw[torch.from_numpy(self.linear.id_of.astype("int64"))]
