@@ -1,887 +1,752 @@
-"""From a program to C++: products on the microkernel, everything else as vectors of columns.
+"""Programs of the loop language as C++: products on packed panels, everything else as vectors.
 
-A nest of two loops whose stored value holds sums over products of a row and a column is recognised
-(`_terms`) and calls `cortex::product` on packed panels; its elementwise rest runs on the sums while
-they are in the nearest cache. A vector loop becomes one lambda for whole vectors and the masked
-last one. Whatever is neither becomes plain loops, so that every program has its code.
+A nest that is a matrix product becomes one call of `cortex::product` with the element-by-element
+nests after it as its epilogue (products.py); any other vector loop runs over `simd::vec` with a
+masked tail, or element by element where its body is no plain row of stores. Sizes and places of
+weights are constants of the text.
+
+The library exports `pack` (weights to the memory the code reads) and `run`, the whole program.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import attrs
+import numpy as np
 
+from cortex import affine, products
 from cortex import ilir as il
-from cortex.packing import Panels, View
+from cortex.packing import Packing, Panels
+from cortex.products import Factor, Group
 
-_INLINE = "__attribute__((always_inline))"
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-#: int32 arrays of a linearized structure, in the order of the generated function's parameters.
-STRUCTURE = ("level_ptr", "kind_ptr", "child", "child_ptr", "child_at", "token", "roots")
-#: Numbers of a call, likewise.
-COUNTS = ("n_nodes", "n_leaves", "n_levels", "n_edges", "n_roots", "n_tokens")
+_INLINE = "__attribute__((always_inline))"
 
 
 @attrs.frozen
 class Source:
-    """Generated text, and what a caller must know about it.
+    """Generated text and what calling it takes.
 
-    inputs: tensors read (parameters, tables, features), in the order of their addresses
+    params: parameters and tables in the order `pack` takes their addresses
+    outputs: states whose roots `run` gathers, in that order; with kept ones, every row
+    cost: floating-point operations a node, roughly
+    products: calls of the product kernel in the text
     """
 
     text: str
-    inputs: tuple[str, ...]
-    states: tuple[str, ...]
-    views: tuple[View, ...]
+    params: tuple[str, ...]
+    outputs: tuple[str, ...]
+    cost: int
     products: int
-    flops: tuple[tuple[int, int], ...]  # of each product: multiply-adds a row
 
 
-def generate(program: il.Program) -> Source:
-    """The C++ of a program; its functions are `cortex_run`, `_pack` and `_panels`."""
-    return _Emitter(program).source()
+def generate(program: il.Program, outputs: Sequence[str], *, keep_all: bool = False) -> Source:
+    """C++ of a program.
 
-
-@attrs.frozen
-class _Vector:
-    """The vector loop that code is emitted into."""
-
-    var: str
-    lanes: str
+    outputs:  the states that are wanted, (n_nodes, ...) each
+    keep_all: they are written to memory of the caller's, not only those of the roots
+    """
+    return _Generator(program, tuple(outputs), keep_all).source()
 
 
 @attrs.frozen
-class _Term:
-    """One product: rows of x, `pitch` apart, and a right side of `columns` columns."""
+class _Scope:
+    """What is known where code is written.
 
-    reduce: il.Reduce
-    left: il.Load
-    right: il.Load
-    depth: int
-    pitch: int | None  # None: rows lie anywhere and are gathered
+    extents: loops around that begin at 0 with a known extent
+    var:     the column a vector runs over, "" in scalar code
+    known:   places stored in this loop already, and reductions computed: their C++ variable
+    parallel: whether threads share a loop around
+    """
+
+    extents: Mapping[str, int] = attrs.field(factory=dict)
+    var: str = ""
+    known: dict[object, str] = attrs.field(factory=dict)
+    parallel: bool = False
+
+    def inside(self, loop: il.For) -> "_Scope":
+        """The same within a loop."""
+        extents = {k: v for k, v in self.extents.items() if k != loop.var}
+        if loop.begin == il.Int(0) and isinstance(loop.extent, il.Int):
+            extents[loop.var] = loop.extent.value
+        parallel = self.parallel or loop.kind == "parallel"
+        return attrs.evolve(self, extents=extents, parallel=parallel)
 
 
-@attrs.define
-class _Emitter:
-    program: il.Program
-    lines: list[str] = attrs.field(factory=list)
-    indent: int = 1
-    count: int = 0
-    panels: Panels = attrs.field(factory=Panels)
-    known: list[dict[object, tuple[str, bool]]] = attrs.field(factory=lambda: [{}])
-    loops: dict[str, tuple[il.Index, il.Index]] = attrs.field(factory=dict)
-    in_parallel: bool = False
-    products: int = 0
-    flops: list[tuple[int, int]] = attrs.field(factory=list)
+class _Generator:
+    """Writes one program."""
 
-    # ---- Text ----
-
-    def line(self, text: str) -> None:
-        self.lines.append("  " * self.indent + text)
-
-    def name(self, stem: str) -> str:
-        self.count += 1
-        return f"{stem}{self.count}"
-
-    @contextmanager
-    def block(self, head: str, tail: str = "}") -> Iterator[None]:
-        """A scope: what is known inside is forgotten outside."""
-        self.line(head)
-        self.indent += 1
-        self.known.append({})
-        try:
-            yield
-        finally:
-            self.known.pop()
-            self.indent -= 1
-            self.line(tail)
+    def __init__(self, program: il.Program, outputs: tuple[str, ...], keep_all: bool) -> None:
+        self.program, self.outputs, self.keep_all = program, outputs, keep_all
+        self.tensors = program.tensors
+        self.packing = Packing()
+        self.read: set[str] = set()  # parameters that some code reads where they lie
+        self.lines: list[str] = []
+        self.products = 0
+        self.depth = 1
+        self.count = 0
+        # Addresses found before the vector loop under way, None where none may be.
+        self.bases: dict[str, str] | None = None
+        self.base_stem = ""
+        self.bound: frozenset[str] = frozenset()  # variables that change in that loop
+        self.params = tuple(d.name for d in self.tensors.values() if d.scope in ("param", "table"))
 
     def source(self) -> Source:
-        program = self.program
-        body = _split_picks(program.body)
-        self.statement(body)
-        main = self.lines
-        inputs = [d for d in program.tensors.values() if d.scope in ("param", "table", "feature")]
-        others = [
-            d for d in program.tensors.values() if d.scope not in ("param", "table", "feature")
-        ]
-        states = [d for d in others if d.name in program.states]
-        shared = [d for d in others if d.scope != "tile" and d.name not in program.states]
-        tiles = [d for d in others if d.scope == "tile"]
-        text = ['#include "runtime.h"', "", "namespace {", "using cortex::vec;", ""]
-        text += self.panels.declarations()
-        text += ["struct Run {"]
-        text += [f"  const int32_t *{name};" for name in STRUCTURE]
-        text += [f"  int64_t {name};" for name in (*COUNTS, "widest_level")]
-        text += [f"  const float *{_tensor(d.name)};" for d in inputs]
-        text += [f"  float *{_tensor(d.name)};" for d in (*states, *shared)]
-        text += ["  const float *panels;", "  float *tiles;", "  int64_t threads;", "};", ""]
-        text += self._places(states, shared, tiles)
-        text += ["__attribute__((noinline)) void body(const Run &r, const cortex::Team &team) {"]
-        text += [f"  const int32_t *const {name} = r.{name};" for name in STRUCTURE]
-        text += [f"  const int64_t {name} = r.{name};" for name in (*COUNTS, "widest_level")]
-        text += [f"  const float *const {_tensor(d.name)} = r.{_tensor(d.name)};" for d in inputs]
-        text += [
-            f"  float *const {_tensor(d.name)} = r.{_tensor(d.name)};" for d in (*states, *shared)
-        ]
-        text += ["  const float *const panels = r.panels;"]
-        text += ["  float *const tiles = r.tiles + team.thread * tiles_size;"]
-        text += [f"  float *const {_tensor(d.name)} = tiles + at_{_tensor(d.name)};" for d in tiles]
-        unused = (
-            *STRUCTURE,
-            *COUNTS,
-            "widest_level",
-            "panels",
-            "tiles",
-            *(_tensor(d.name) for d in (*inputs, *states, *shared, *tiles)),
+        """The whole text."""
+        self.statement(self.program.body, _Scope())
+        for name in self.params:
+            if name in self.read:
+                self.packing.read(self.tensors[name])
+        text = "\n".join(
+            [
+                f"/* {self.program.name}, generated. */",
+                "#include <cstring>",
+                "#include <omp.h>",
+                '#include "runtime.h"',
+                '#include "structure.h"',
+                "",
+                "namespace {",
+                "",
+                "using cortex::Share;",
+                "using simd::vec;",
+                "using cortex::Term;",
+                "",
+                *self.packing.places(),
+                "",
+                *self._workspace(),
+                "",
+                "void body(const cortex::Structure &s, const cortex::Team &team,"
+                " const Memory &memory) {",
+                *self._pointers(),
+                *self.lines,
+                "}",
+                "",
+                "} // namespace",
+                "",
+                *self.packing.function(self.params),
+                "",
+                *self._run(),
+                "",
+            ]
         )
-        text += ["  " + " ".join(f"(void){name};" for name in unused)]
-        text += [*main, "}", "} // namespace", ""]
-        text += self._entry(inputs, states, shared)
         return Source(
-            "\n".join(text) + "\n",
-            tuple(d.name for d in inputs),
-            tuple(d.name for d in states),
-            tuple(self.panels.views),
-            self.products,
-            tuple(self.flops),
+            text, self.params, self.outputs, max(1, cost(self.program.body)), self.products
         )
 
-    def _places(
-        self, states: list[il.TensorDecl], shared: list[il.TensorDecl], tiles: list[il.TensorDecl]
-    ) -> list[str]:
-        """Sizes of tensors, and their places in the workspace: each on a cache line of its own."""
-        lines, start = [], "0"
+    # Memory.
+
+    def _workspace(self) -> list[str]:
+        shared = [d for d in self._written() if d.scope != "tile" and not self._is_kept(d.name)]
+        used = set(re.findall(r"\w+", "\n".join(self.lines)))
+        tiles = [d for d in self._written() if d.scope == "tile" and f"{d.name}_" in used]
+        kept = [self.tensors[n] for n in self.outputs if self._is_kept(n)]
+        lines = ["struct Memory {", "  const float *weights, *features;", "  float *tile;"]
+        lines += [f"  float *{d.name}_;" for d in (*shared, *kept)]
+        lines += ["};", ""]
+        at = 0
         for d in tiles:
-            lines.append(f"constexpr int64_t at_{_tensor(d.name)} = {start};")
-            start = f"at_{_tensor(d.name)} + ({self._size(d)} + 31) / 16 * 16"
-        # Room for the rows that a product gathers.
-        gathered = max((depth for depth, _ in self.flops), default=0)
-        lines.append(f"constexpr int64_t at_gathered = {start};")
-        lines.append(f"constexpr int64_t tiles_size = at_gathered + {64 * gathered} + 32;")
-        lines += ["", "int64_t place(Run &r, float *workspace, bool places_states) {"]
-        lines += ["  int64_t at = 0;"]
-        counts = [
-            f"[[maybe_unused]] const int64_t {name} = r.{name};"
-            for name in (*COUNTS, "widest_level")
+            lines.append(f"constexpr int64_t {d.name}_at = {at};")
+            size = 1
+            for n in d.shape:
+                size *= self._constant(n, d)
+            at += -(-size // 16) * 16
+        lines.append(f"constexpr int64_t tile_size = {-(-at // 1024) * 1024};")
+        lines += [
+            "",
+            "/* Places tensors; returns the floats they need. */",
+            "int64_t place(const cortex::Structure &s, float *workspace, float *kept, Memory &m) {",
+            "  int64_t at = 0, kept_at = 0;",
+            "  (void)s, (void)kept, (void)kept_at;",
         ]
-        lines += ["  " + c for c in counts]
-        for d in (*states, *shared):
-            size = f"({self._size(d)} + 31) / 16 * 16"
-            guard = "if (places_states) " if d in states else ""
-            lines.append(f"  {guard}{{ r.{_tensor(d.name)} = workspace + at; at += {size}; }}")
-        lines += ["  r.tiles = workspace + at;", "  return at + tiles_size * r.threads;", "}", ""]
+        for d in shared:
+            floats = self.index(_size(d))
+            lines.append(f"  m.{d.name}_ = workspace + at, at += ({floats} + 15) / 16 * 16;")
+        for d in kept:
+            floats = self.index(_size(d))
+            lines.append(f"  m.{d.name}_ = kept + kept_at, kept_at += {floats};")
+        lines += ["  m.tile = workspace + at;", "  return at;", "}"]
         return lines
 
-    def _size(self, decl: il.TensorDecl) -> str:
-        return " * ".join(f"({self.index(s)})" for s in decl.shape) or "1"
+    def _constant(self, size: il.Index, decl: il.TensorDecl) -> int:
+        if not isinstance(size, il.Int):
+            raise TypeError(f"tile {decl.name} has a size known at run time only")
+        return size.value
 
-    def _entry(
-        self, inputs: list[il.TensorDecl], states: list[il.TensorDecl], shared: list[il.TensorDecl]
-    ) -> list[str]:
-        """The exported functions.
+    def _is_kept(self, name: str) -> bool:
+        return self.keep_all and name in self.outputs
 
-        numbers: COUNTS, threads, floats of workspace, then addresses: workspace, panels, inputs,
-        states (0: in the workspace), and for each state where its roots go (0: nowhere).
-        Returns the floats of workspace that are needed if there are fewer, and else 0.
-        """
-        n = len(COUNTS)
-        first = n + 4
-        fill = [f"  r.{name} = numbers[{i}];" for i, name in enumerate(COUNTS)]
-        fill += [f"  r.threads = numbers[{n}];"]
-        pointers = [f"  r.{name} = {name};" for name in STRUCTURE]
-        pointers += [
-            "  for (int64_t b = 0; b < r.n_levels; b++)",
-            "    r.widest_level = cortex::most(r.widest_level, level_ptr[b + 1] - level_ptr[b]);",
-        ]
-        pointers += [f"  float *const workspace = (float *)numbers[{n + 2}];"]
-        pointers += [f"  r.panels = (const float *)numbers[{n + 3}];"]
-        pointers += [
-            f"  r.{_tensor(d.name)} = (const float *)numbers[{first + i}];"
-            for i, d in enumerate(inputs)
-        ]
-        at = first + len(inputs)
-        given = [f"numbers[{at}]" if states else "0"]
-        pointers += [f"  const int64_t needed = place(r, workspace, !{given[0]});"]
-        pointers += [f"  if (needed > numbers[{n + 1}]) return needed;"]
-        pointers += [
-            f"  if (numbers[{at + i}]) r.{_tensor(d.name)} = (float *)numbers[{at + i}];"
-            for i, d in enumerate(states)
-        ]
-        out = at + len(states)
-        copies = []
-        for i, d in enumerate(states):
-            row = _product_of(d.shape[1:])
-            copies += [
-                f"  if (float *const out = (float *)numbers[{out + i}])",
-                f"    for (int64_t b = 0; b < r.n_roots; b++) std::memcpy(out + b * {row}, "
-                f"r.{_tensor(d.name)} + r.roots[b] * int64_t({row}), {row} * sizeof(float));",
+    def _written(self) -> list[il.TensorDecl]:
+        return [d for d in self.tensors.values() if d.scope in ("state", "node", "level", "tile")]
+
+    def _pointers(self) -> list[str]:
+        """A local for each tensor the body names."""
+        lines = ["  (void)s, (void)team, (void)memory;"]
+        where = {name: f"memory.weights + {name}_at" for name in self.packing.panels.values()}
+        for d in self.tensors.values():
+            if d.scope in ("param", "table"):
+                where[f"{d.name}_"] = f"memory.weights + {d.name}_at"
+            elif d.scope == "feature":
+                where[f"{d.name}_"] = "memory.features"
+            elif d.scope == "tile":
+                where[f"{d.name}_"] = f"memory.tile + {d.name}_at"
+            else:
+                where[f"{d.name}_"] = f"memory.{d.name}_"
+        used = set(re.findall(r"\w+", "\n".join(self.lines)))
+        for name, text in where.items():
+            kind = "const float" if "weights" in text or "features" in text else "float"
+            if name in used:
+                lines.append(f"  {kind} *const {name} = {text};")
+        return lines
+
+    def _run(self) -> list[str]:
+        gather = []
+        for name in self.outputs:
+            if self._is_kept(name):
+                continue
+            width = 1
+            for size in self.tensors[name].shape[1:]:
+                width *= self._constant(size, self.tensors[name])
+            gather += [
+                f"  for (int64_t i = 0; i < s.n_roots; i++, roots += {width})",
+                f"    std::memcpy(roots, memory.{name}_ + s.roots[i] * {width}l, {width * 4});",
             ]
-        arrays = ", ".join(f"const int32_t *{name}" for name in STRUCTURE)
         return [
-            "EXPORT int64_t cortex_panels(void) { return panels_size; }",
-            "EXPORT void cortex_pack([[maybe_unused]] const int64_t *params, "
-            "[[maybe_unused]] float *panels) {",
-            *(
-                "  " + s
-                for s in self.panels.packing(
-                    {d.name: f"(const float *)params[{i}]" for i, d in enumerate(inputs)}
-                )
-            ),
-            "}",
-            f"EXPORT int64_t cortex_run({arrays}, const int64_t *numbers) {{",
-            "  Run r{};",
-            *fill,
-            *pointers,
-            "  if (r.threads <= 1) {",
-            "    body(r, cortex::Team{nullptr, 0, 1});",
+            "/* Fills `roots` (each output, a row a root) and `kept`. Returns 0, or the floats of",
+            "   workspace it needs, having done nothing. Structures of fewer than `alone` inner",
+            "   nodes are computed by one thread. */",
+            "EXPORT int64_t run(const int32_t *linear, const float *features,"
+            " const float *weights,",
+            "                   float *workspace, int64_t capacity, float *roots, float *kept,",
+            "                   int64_t threads, int64_t alone) {",
+            "  const cortex::Structure s(linear);",
+            "  Memory memory;",
+            "  memory.weights = weights;",
+            "  memory.features = features;",
+            "  (void)roots;",
+            "  const int64_t shared = place(s, workspace, kept, memory);",
+            "  if (s.inner() < alone) threads = 1;",
+            "  threads = std::min<int64_t>(threads, omp_get_max_threads());",
+            "  const int64_t needed = shared + threads * tile_size;",
+            "  if (needed > capacity) return needed;",
+            "  if (threads < 2) {",
+            "    body(s, cortex::Team{nullptr, 0, 1}, memory);",
             "  } else {",
             "    cortex::Meeting meeting;",
-            "#pragma omp parallel num_threads((int)r.threads)",
-            "    body(r, cortex::Team{&meeting, omp_get_thread_num(), omp_get_num_threads()});",
+            "#pragma omp parallel num_threads(threads)",
+            "    {",
+            "      Memory own = memory;",
+            "      own.tile += omp_get_thread_num() * tile_size;",
+            "      body(s, cortex::Team{&meeting, omp_get_thread_num(), omp_get_num_threads()},"
+            " own);",
+            "    }",
             "  }",
-            *copies,
+            *gather,
             "  return 0;",
             "}",
         ]
 
-    # ---- Integers ----
+    # Statements.
 
-    def index(self, e: il.Index) -> str:
-        """An integer expression."""
-        match e:
-            case il.Int(value):
-                return f"INT64_C({value})" if value >= 0 else f"(-INT64_C({-value}))"
-            case il.Var(name):
-                return _var(name)
-            case il.Add(a, b):
-                return f"({self.index(a)} + {self.index(b)})"
-            case il.Mul(a, b):
-                return f"({self.index(a)} * {self.index(b)})"
-            case il.Div(a, b):
-                return f"cortex::floor_div({self.index(a)}, {self.index(b)})"
-            case il.Min(a, b):
-                return f"cortex::least({self.index(a)}, {self.index(b)})"
-            case il.Max(a, b):
-                return f"cortex::most({self.index(a)}, {self.index(b)})"
-            case il.Call(fn, args):
-                return self.call(fn, [self.index(a) for a in args])
-        raise NotImplementedError(f"index {e!r}")
+    def put(self, line: str) -> None:
+        """Write a line."""
+        self.lines.append("  " * self.depth + line)
 
-    def call(self, fn: str, args: list[str]) -> str:
-        """A function of the structure."""
-        if not args:
-            return fn
-        n = args[0]
-        if fn in ("level_begin", "level_end"):
-            return f"int64_t(level_ptr[{n}{' + 1' if fn == 'level_end' else ''}])"
-        if fn in ("kind_begin", "kind_end"):
-            kinds = 2 ** sum(
-                name.startswith("child") and name[5:].isdigit() for name in self.program.functions
+    def name(self, stem: str) -> str:
+        """A name not used before."""
+        self.count += 1
+        return f"{stem}{self.count}"
+
+    def statement(self, stmt: il.Stmt, scope: _Scope) -> None:
+        """Write a statement in scalar surroundings."""
+        body = stmt.body if isinstance(stmt, il.Seq) else (stmt,)
+        for part in products.groups(body, self.tensors, scope.extents):
+            if isinstance(part, Group):
+                self.group(part, scope)
+                continue
+            match part:
+                case il.Seq():
+                    self.statement(part, scope)
+                case il.For():
+                    self.loop(part, scope)
+                case il.Store():
+                    self.store(part, scope)
+                case il.If(cond, then, orelse):
+                    self.put(f"if ({self.less(cond)}) {{")
+                    self._indented(then, scope)
+                    if orelse != il.Seq():
+                        self.put("} else {")
+                        self._indented(orelse, scope)
+                    self.put("}")
+                case il.Barrier():
+                    self.put("team.wait();")
+
+    def _indented(self, stmt: il.Stmt, scope: _Scope) -> None:
+        self.depth += 1
+        self.statement(stmt, attrs.evolve(scope, known={}))
+        self.depth -= 1
+
+    def loop(self, loop: il.For, scope: _Scope) -> None:
+        """Write a loop, a vector one as such if its body allows."""
+        if loop.kind == "vector":
+            pieces = self.vector_pieces(loop)
+            if pieces is not None:
+                for piece in pieces:
+                    self.vector_loop(piece, scope)
+                return
+        begin, extent = self.index(loop.begin), self.index(loop.extent)
+        if loop.kind == "parallel" and not scope.parallel:
+            share = self.name("share")
+            self.put("{")
+            self.depth += 1
+            self.put(f"const Share {share}({begin}, {extent}, team);")
+            self.put(
+                f"for (int64_t {loop.var} = {share}.first; {loop.var} < {share}.last;"
+                f" {loop.var}++) {{"
             )
-            after = " + 1" if fn == "kind_end" else ""
-            return f"int64_t(kind_ptr[{n} * {kinds + 1} + {args[1]}{after}])"
-        if fn == "token":
-            return f"int64_t(token[{n}])"
-        if fn == "child_at":
-            return f"int64_t(child_at[{n}])"
-        if fn in ("child_begin", "child_end"):
-            after = " + 1" if fn == "child_end" else ""
-            return f"({n} < n_leaves ? 0 : int64_t(child_ptr[{n} - n_leaves{after}]))"
-        if re.fullmatch(r"child\d+", fn):
-            j = int(fn[5:])
-            return f"int64_t(child[{j} * (n_nodes - n_leaves) + {n} - n_leaves])"
-        raise NotImplementedError(f"the C back end knows no function {fn}()")
+            self._indented(loop.body, scope.inside(loop))
+            self.put("}")
+            self.depth -= 1
+            self.put("}")
+            return
+        end = self.name("end")
+        after = self.index(il.add(loop.begin, loop.extent))
+        self.put(
+            f"for (int64_t {loop.var} = {begin}, {end} = {after}; {loop.var} < {end};"
+            f" {loop.var}++) {{"
+        )
+        self._indented(loop.body, scope.inside(loop))
+        self.put("}")
 
-    def offset(self, tensor: str, index: tuple[il.Index, ...]) -> il.Index:
-        """Where an element lies in its tensor, in floats."""
-        shape = self.program.tensors[tensor].shape
-        total: il.Index = il.Int(0)
-        stride: il.Index = il.Int(1)
-        for i, extent in zip(reversed(index), reversed(shape), strict=True):
-            total = il.add(total, il.mul(stride, i))
-            stride = il.mul(stride, extent)
-        return total
+    def store(self, store: il.Store, scope: _Scope) -> None:
+        """Write a store of one element."""
+        value, _ = self.value(store.value, scope)
+        place = self.index(affine.flatten(self.tensors[store.tensor], store.index))
+        self.put(f"{store.tensor}_[{place}] = {value};")
 
-    # ---- Statements ----
+    # Vector loops.
 
-    def statement(self, s: il.Stmt) -> None:
-        match s:
-            case il.Seq(parts):
-                for part in parts:
-                    self.statement(part)
-            case il.Barrier():
-                self.line("team.wait();")
-            case il.If(cond, then, orelse):
-                with self.block(f"if ({self.less(cond)}) {{"):
-                    self.statement(then)
-                if orelse != il.Seq():
-                    with self.block("else {"):
-                        self.statement(orelse)
-            case il.Store():
-                with self.block("{"):
-                    self.store(s, None)
-            case il.For():
-                self.loop(s)
+    def vector_pieces(self, loop: il.For) -> list[il.For] | None:
+        """The loop cut where a choice depends on its variable; None if it must run scalar."""
+        stores = loop.body.body if isinstance(loop.body, il.Seq) else (loop.body,)
+        if not stores or not all(isinstance(s, il.Store) for s in stores):
+            return None
+        for node in il.walk(loop.body):
+            if isinstance(node, il.Less) and loop.var in il.variables(node):
+                return self._cut(loop, node)
+            if isinstance(node, il.For | il.Reduce) and node.var == loop.var and node is not loop:
+                return None
+            if isinstance(node, il.Reduce) and loop.var in (
+                il.variables(node.begin) | il.variables(node.extent)
+            ):
+                return None
+        for store in il.stores(loop.body):
+            part = affine.split(self.flat(store), loop.var)
+            if part is not None and part[0] == 0:
+                return None  # one place: the last one stays
+        return None if self._is_better_scalar(loop) else [loop]
 
-    def less(self, cond: il.Less) -> str:
-        return f"{self.index(cond.a)} < {self.index(cond.b)}"
+    def _cut(self, loop: il.For, less: il.Less) -> list[il.For] | None:
+        left, right = affine.split(less.a, loop.var), affine.split(less.b, loop.var)
+        if left is None or right is None:
+            return None
+        step = left[0] - right[0]
+        bound = il.sub(right[1], left[1])  # step * var < bound
+        begin, extent = loop.begin, loop.extent
+        if not (
+            step == 1
+            and isinstance(bound, il.Int)
+            and isinstance(begin, il.Int)
+            and isinstance(extent, il.Int)
+        ):
+            return None
+        end = begin.value + extent.value
+        middle = min(max(bound.value, begin.value), end)
+        pieces: list[il.For] = []
+        for first, last, holds in ((begin.value, middle, True), (middle, end, False)):
+            if first == last:
+                continue
+            body = _decide(loop.body, less, holds)
+            piece = attrs.evolve(loop, begin=il.Int(first), extent=il.Int(last - first), body=body)
+            more = self.vector_pieces(piece)
+            if more is None:
+                return None
+            pieces += more
+        return pieces
 
-    def loop(self, s: il.For) -> None:
-        outer = self.loops.get(s.var)
-        self.loops[s.var] = (s.begin, s.extent)
-        if not self.product_nest(s):
-            if s.kind == "vector" and self.is_vectorizable(s):
-                self.vector_loop(s)
-            else:
-                self.plain_loop(s)
-        if outer is None:
-            del self.loops[s.var]
+    def _is_better_scalar(self, loop: il.For) -> bool:
+        """Whether sums run along memory and the loop's own variable does not."""
+        for reduce in il.walk(loop.body):
+            if not isinstance(reduce, il.Reduce):
+                continue
+            for load in il.loads(reduce.body):
+                place = self.flat(load)
+                own, along = affine.split(place, loop.var), affine.split(place, reduce.var)
+                if along is not None and along[0] == 1 and own is not None and own[0] not in (0, 1):
+                    return True
+        return False
+
+    def vector_loop(self, loop: il.For, scope: _Scope) -> None:
+        """Write a loop over columns, a vector at a time."""
+        inner = attrs.evolve(scope.inside(loop), var=loop.var, known={})
+        stores = loop.body.body if isinstance(loop.body, il.Seq) else (loop.body,)
+        self.put("{")
+        self.depth += 1
+        hoisted = self.name("hoisted")
+        mark = len(self.lines)
+        if isinstance(loop.extent, il.Int):
+            head = f"cortex::columns<{loop.extent.value}>("
         else:
-            self.loops[s.var] = outer
+            head = f"cortex::columns({self.index(loop.extent)}, "
+        begin = "" if loop.begin == il.Int(0) else f" + {self.index(loop.begin, tight=True)}"
+        at = f"{loop.var}_at" if begin else loop.var
+        self.put(f"{head}[&](int64_t {at}, auto lanes) {_INLINE} {{")
+        self.depth += 1
+        if begin:
+            self.put(f"const int64_t {loop.var} = {at}{begin};")
+        bases: dict[str, str] = {}
+        self.bases = bases
+        self.base_stem, self.bound = hoisted, frozenset((loop.var,))
+        for store in stores:
+            assert isinstance(store, il.Store)
+            self.vector_store(store, inner)
+        self.depth -= 1
+        self.put("});")
+        made = ["  " * self.depth + f"auto *const {n} = {t};" for t, n in bases.items()]
+        self.lines[mark:mark] = made
+        self.bases = None
+        self.depth -= 1
+        self.put("}")
 
-    def plain_loop(self, s: il.For) -> None:
-        begin, end, v = self.name("begin"), self.name("end"), _var(s.var)
-        with self.block("{"):
-            was = self.in_parallel
-            self.line(f"const int64_t {begin} = {self.index(s.begin)};")
-            if s.kind == "parallel" and not was:
-                share = self.name("share")
-                self.line(f"const cortex::Share {share}({begin}, {self.index(s.extent)}, team);")
-                head = f"for (int64_t {v} = {share}.first; {v} < {share}.last; {v}++) {{"
-                self.in_parallel = True
-            else:
-                self.line(f"const int64_t {end} = {begin} + {self.index(s.extent)};")
-                head = f"for (int64_t {v} = {begin}; {v} < {end}; {v}++) {{"
-            with self.block(head):
-                self.statement(s.body)
-            self.in_parallel = was
-
-    def vector_loop(self, s: il.For) -> None:
-        begin, lanes = self.name("begin"), self.name("lanes")
-        step, v = self.name("step"), _var(s.var)
-        with self.block("{"):
-            self.line(f"const int64_t {begin} = {self.index(s.begin)};")
-            head = (
-                f"cortex::columns<{s.extent.value}>("
-                if isinstance(s.extent, il.Int)
-                else (f"cortex::columns({self.index(s.extent)}, ")
-            )
-            with self.block(f"{head}[&](int64_t {step}, auto {lanes}) {_INLINE} {{", "});"):
-                self.line(f"[[maybe_unused]] const int64_t {v} = {begin} + {step};")
-                for part in _parts(s.body):
-                    assert isinstance(part, il.Store)
-                    self.store(part, _Vector(s.var, lanes))
-
-    def is_vectorizable(self, s: il.For) -> bool:
-        """Stores only, each moving with the variable, and no sum better taken along itself."""
-        for part in _parts(s.body):
-            if not isinstance(part, il.Store):
-                return False
-            if s.var not in il.variables(il.Store(part.tensor, part.index, il.Num(0.0))):
-                return False
-            for node in il.walk(part.value):
-                if isinstance(node, il.Pick) and s.var in il.variables(node.cond):
-                    return False
-                if isinstance(node, il.Reduce):
-                    if s.var in il.variables(node.begin) | il.variables(node.extent):
-                        return False
-                    across = [self.step(load, s.var) for load in il.loads(node.body)]
-                    if any(a not in (0, 1) for a in across) and self.is_run(node):
-                        return False
-        return True
-
-    def step(self, load: il.Load | il.Store, var: str) -> int | None:
-        """Floats between neighbours along a variable; None if that is no constant."""
-        split = _linear(self.offset(load.tensor, load.index), var)
-        return None if split is None else split[0]
-
-    def is_run(self, reduce: il.Reduce) -> bool:
-        """Whether a sum reads runs of memory along its own variable."""
-        for node in il.walk(reduce.body):
-            if isinstance(node, il.Load) and self.step(node, reduce.var) not in (0, 1):
-                return False
-            if isinstance(node, il.Reduce):
-                return False
-            if isinstance(node, il.Pick) and reduce.var in il.variables(node.cond):
-                return False
-        return True
-
-    def store(self, s: il.Store, vector: _Vector | None) -> None:
-        value, is_vec = self.value(s.value, vector)
-        self.put(s, value, is_vec, vector)
-        # What was loaded from this tensor may have changed.
-        for scope in self.known:
-            for key in [k for k in scope if isinstance(k, tuple) and s.tensor in k[1]]:
-                del scope[key]
-
-    def put(self, s: il.Store, value: str, is_vec: bool, vector: _Vector | None) -> None:
-        offset = self.offset(s.tensor, s.index)
-        at = f"{_tensor(s.tensor)} + {self.index(offset)}"
-        if vector is None:
-            self.line(f"*({at}) = {value};")
-            return
-        value = value if is_vec else f"cortex::wide({value})"
-        if self.step(s, vector.var) == 1:
-            self.line(f"cortex::store({at}, {value}, {vector.lanes});")
-            return
-        with self._each_lane(vector, "lane", f"cortex::scatter({value}, {vector.lanes}, ") as v:
-            self.line(f"return {_tensor(s.tensor)} + {self.index(il.substitute(offset, v))};")  # type: ignore[arg-type]
-
-    @contextmanager
-    def _each_lane(self, vector: _Vector, stem: str, head: str) -> Iterator[dict[str, il.Index]]:
-        lane, moved = self.name(stem), self.name("at_lane")
-        with self.block(f"{head}[&](int {lane}) {_INLINE} {{", "});"):
-            self.line(f"const int64_t {_var(moved)} = {_var(vector.var)} + {lane};")
-            yield {vector.var: il.Var(moved)}
-
-    # ---- Floats ----
-
-    def value(self, e: il.Float, vector: _Vector | None) -> tuple[str, bool]:
-        """The name of a value, and whether it is a vector rather than one float."""
-        key = (e, frozenset(load.tensor for load in il.loads(e)), vector)
-        for scope in reversed(self.known):
-            if key in scope:
-                return scope[key]
-        result = self.compute(e, vector)
-        self.known[-1][key] = result
-        return result
-
-    def define(self, text: str, is_vec: bool) -> tuple[str, bool]:
+    def vector_store(self, store: il.Store, scope: _Scope) -> None:
+        """Write a store of a vector; later loads of the same place see the variable."""
+        value, is_vector = self.value(store.value, scope)
         name = self.name("x")
-        self.line(f"const {'vec' if is_vec else 'float'} {name} = {text};")
-        return name, is_vec
+        self.put(f"const vec {name} = {value if is_vector else f'cortex::wide({value})'};")
+        for key in [k for k in scope.known if isinstance(k, tuple) and k[0] == store.tensor]:
+            del scope.known[key]
+        scope.known[store.tensor, store.index] = name
+        place = self.flat(store)
+        part = affine.split(place, scope.var)
+        if part is not None and part[0] == 1:
+            self.put(f"cortex::store({self.address(store.tensor, part[1], scope)}, {name}, lanes);")
+        else:
+            self.put(
+                f"cortex::scatter({name}, lanes, {self.each_lane(store.tensor, place, scope)});"
+            )
 
-    def compute(self, e: il.Float, vector: _Vector | None) -> tuple[str, bool]:
-        match e:
+    def address(self, tensor: str, rest: il.Index, scope: _Scope) -> str:
+        """Where a run of columns begins; what does not change in the loop is found before it."""
+        text = f"{tensor}_" if rest == il.Int(0) else f"{tensor}_ + {self.index(rest)}"
+        if self.bases is not None and rest != il.Int(0) and not il.variables(rest) & self.bound:
+            text = self.bases.setdefault(text, f"{self.base_stem}_{len(self.bases)}")
+        return f"{text} + {scope.var}"
+
+    def each_lane(self, tensor: str, place: il.Index, scope: _Scope) -> str:
+        """The address of each lane of a vector that is no run of memory."""
+        moved = il.substitute(place, {scope.var: il.Add(il.Var(scope.var), il.Var("lane"))})
+        return f"[&](int lane) {_INLINE} {{ return &{tensor}_[{self.index(moved)}]; }}"  # type: ignore[arg-type]
+
+    # Products.
+
+    def group(self, group: Group, scope: _Scope) -> None:
+        """Write nests that are products with an epilogue as one call."""
+        nest = group.nest
+        self.products += 1
+        self.put("{")
+        self.depth += 1
+        n_rows = "1"
+        if nest.row:
+            begin, extent = self.index(nest.begin), self.index(nest.extent)
+            if nest.kind == "parallel" and not scope.parallel:
+                share = self.name("share")
+                self.put(f"const Share {share}({begin}, {extent}, team);")
+                self.put(f"const int64_t first_row = {share}.first;")
+                n_rows = f"{share}.last - first_row"
+            else:
+                self.put(f"const int64_t first_row = {begin};")
+                n_rows = extent
+        used = self._used_factors(group)
+        terms = [self.term(f, nest, scope) for f in used.values()]
+        sums = {reduce: f"sum{i}" for i, reduce in enumerate(used)}
+        head = ", ".join(f"vec {name}" for name in sums.values())
+        self.put(f"cortex::product<{nest.columns}>(")
+        self.depth += 2
+        self.put(f"{n_rows},")
+        row = f"{nest.row}_at" if nest.row else "_row"
+        self.put(f"[&](int64_t {row}, int64_t {nest.column}, auto lanes, {head}) {_INLINE} {{")
+        self.depth += 1
+        self.put(f"(void){row}, (void){nest.column};")
+        if nest.row:
+            self.put(f"const int64_t {nest.row} = first_row + {row};")
+        known: dict[object, str] = dict(sums.items())
+        inner = attrs.evolve(scope, var=nest.column, known=known)
+        dead = self._dead_stores(group)
+        for store in nest.stores:
+            if store.tensor in dead:
+                value, is_vector = self.value(store.value, inner)
+                name = self.name("x")
+                self.put(f"const vec {name} = {value if is_vector else f'cortex::wide({value})'};")
+                inner.known[store.tensor, store.index] = name
+            else:
+                self.vector_store(store, inner)
+        self.depth -= 1
+        self.put("},")
+        for i, term in enumerate(terms):
+            self.put(term + ("," if i + 1 < len(terms) else ");"))
+        self.depth -= 3
+        self.put("}")
+
+    def _used_factors(self, group: Group) -> dict[il.Reduce, Factor]:
+        """One factor for each sum; equal sums are one."""
+        return dict(group.factors)
+
+    def _dead_stores(self, group: Group) -> set[str]:
+        """Tile tensors whose every load is in the group, after the store, at its place."""
+        inside = {s.tensor: s.index for s in group.nest.stores}
+        loads = [n for s in group.nest.stores for n in il.loads(s.value)]
+        dead = set()
+        for name, index in inside.items():
+            if self.tensors[name].scope != "tile":
+                continue
+            own = [n for n in loads if n.tensor == name]
+            if all(n.index == index for n in own) and len(own) == self.load_count(name):
+                dead.add(name)
+        # A value read before it is stored comes from memory, and so must be there.
+        seen: set[str] = set()
+        for store in group.nest.stores:
+            dead -= {n.tensor for n in il.loads(store.value)} - seen
+            seen.add(store.tensor)
+        return dead
+
+    def load_count(self, name: str) -> int:
+        """How many loads of a tensor the whole program has."""
+        if not hasattr(self, "_counts"):
+            self._counts: dict[str, int] = {}
+            for load in il.loads(self.program.body):
+                self._counts[load.tensor] = self._counts.get(load.tensor, 0) + 1
+        return self._counts.get(name, 0)
+
+    def term(self, factor: Factor, nest: products.Nest, scope: _Scope) -> str:
+        """A Term of product.h."""
+        start = factor.x_at
+        x = f"{factor.x}_" if start == il.Int(0) else f"{factor.x}_ + {self.index(start)}"
+        self.mark_read(factor.x)
+        if nest.row and factor.pitch:
+            x += f" + first_row * {factor.pitch}"
+        known = affine.constant_terms(factor.b_at, scope.extents)
+        if known is not None and self.tensors[factor.b].scope in ("param", "table"):
+            first, var, step = known
+            panels = Panels(
+                factor.b,
+                first,
+                factor.row,
+                factor.column,
+                factor.depth,
+                nest.columns,
+                scope.extents[var] if var else 1,
+                step,
+            )
+            data = self.packing.pack(panels)
+            if var:
+                data += f" + {var} * cortex::packed_size({factor.depth}, {nest.columns})"
+            right = f"cortex::Packed<{factor.depth}>"
+        else:
+            self.mark_read(factor.b)
+            data = f"{factor.b}_ + {self.index(factor.b_at)}"
+            right = f"cortex::Unpacked<{factor.row}>"
+        return f"Term<{factor.depth}, {factor.pitch}, {right}>{{{x}, {{{data}}}}}"
+
+    # Values.
+
+    def mark_read(self, tensor: str) -> None:
+        """Note that a parameter must be in memory as it is."""
+        if self.tensors[tensor].scope in ("param", "table"):
+            self.read.add(tensor)
+
+    def flat(self, at: il.Load | il.Store) -> il.Index:
+        """The place of an element in memory."""
+        return affine.flatten(self.tensors[at.tensor], at.index)
+
+    def value(self, value: il.Float, scope: _Scope) -> tuple[str, bool]:
+        """C++ of a value, and whether it is a vector."""
+        match value:
             case il.Num(number):
                 return _number(number), False
             case il.Load():
-                return self.load(e, vector)
+                return self.load(value, scope)
             case il.Apply(op, args):
-                return self.apply(op, [self.value(a, vector) for a in args])
-            case il.Reduce():
-                return self.reduce(e, vector)
+                texts = [self.value(a, scope) for a in args]
+                is_vector = any(v for _, v in texts)
+                if op == "neg":
+                    return f"(-{texts[0][0]})", is_vector
+                if op in _INFIX:
+                    return f"({texts[0][0]} {_INFIX[op]} {texts[1][0]})", is_vector
+                words = [f"cortex::wide({t})" if is_vector and not v else t for t, v in texts]
+                return f"cortex::{op}({', '.join(words)})", is_vector
             case il.Pick(cond, then, orelse):
-                is_vec = vector is not None
-                name = self.name("x")
-                self.line(f"{'vec' if is_vec else 'float'} {name};")
-                for head, branch in ((f"if ({self.less(cond)}) {{", then), ("else {", orelse)):
-                    with self.block(head):
-                        text, wide = self.value(branch, vector)
-                        whole = f"cortex::wide({text})" if is_vec and not wide else text
-                        self.line(f"{name} = {whole};")
-                return name, is_vec
-        raise NotImplementedError(f"float {e!r}")
+                # What is not taken may have no place, so nothing of it is found ahead.
+                bases, self.bases = self.bases, None
+                (yes, a), (no, b) = self.value(then, scope), self.value(orelse, scope)
+                self.bases = bases
+                if a != b:
+                    yes, no = (t if v else f"cortex::wide({t})" for t, v in ((yes, a), (no, b)))
+                return f"({self.less(cond)} ? {yes} : {no})", a or b
+            case il.Reduce():
+                if value in scope.known:
+                    return scope.known[value], True
+                return self.reduction(value, scope)
+        raise AssertionError(value)
 
-    def load(self, e: il.Load, vector: _Vector | None) -> tuple[str, bool]:
-        offset = self.offset(e.tensor, e.index)
-        at = f"{_tensor(e.tensor)} + {self.index(offset)}"
-        if vector is None or vector.var not in il.variables(offset):
-            return self.define(f"*({at})", False)
-        if self.step(e, vector.var) == 1:
-            return self.define(f"cortex::load({at}, {vector.lanes})", True)
-        name = self.name("x")
-        head = f"const vec {name} = cortex::gather({vector.lanes}, "
-        with self._each_lane(vector, "lane", head) as moved:
-            where = il.substitute(offset, moved)
-            self.line(f"return {_tensor(e.tensor)} + {self.index(where)};")  # type: ignore[arg-type]
-        return name, True
-
-    def apply(self, op: str, args: list[tuple[str, bool]]) -> tuple[str, bool]:
-        is_vec = any(wide for _, wide in args)
-        if op in _INFIX:
-            (a, _), (b, _) = args
-            return self.define(f"{a} {_INFIX[op]} {b}", is_vec)
-        if op == "neg":
-            return self.define(f"-{args[0][0]}", is_vec)
-        texts = [a if wide or not is_vec else f"cortex::wide({a})" for a, wide in args]
-        return self.define(f"cortex::{op}({', '.join(texts)})", is_vec)
-
-    def reduce(self, e: il.Reduce, vector: _Vector | None) -> tuple[str, bool]:
-        begin, extent, result = self.name("begin"), self.name("extent"), self.name("x")
-        self.line(f"const int64_t {begin} = {self.index(e.begin)};")
-        self.line(f"const int64_t {extent} = {self.index(e.extent)};")
-        v = _var(e.var)
-        if vector is None and self.is_run(e):
-            function = "sum" if e.op == "sum" else "largest"
-            step, lanes = self.name("step"), self.name("lanes")
-            head = f"const float {result} = cortex::{function}({extent}, "
-            head += f"[&](int64_t {step}, auto {lanes}) {_INLINE} -> vec {{"
-            with self.block(head, "});"):
-                self.line(f"[[maybe_unused]] const int64_t {v} = {begin} + {step};")
-                text, wide = self.value(e.body, _Vector(e.var, lanes))
-                self.line(f"return {text if wide else f'cortex::wide({text})'};")
-            return result, False
-        is_vec = vector is not None
-        kind = "vec" if is_vec else "float"
-        self.line(f"{kind} {result}{{}};")
-        head = f"for (int64_t {v} = {begin}; {v} < {begin} + {extent}; {v}++) {{"
-        with self.block(head):
-            text, wide = self.value(e.body, vector)
-            text = f"cortex::wide({text})" if is_vec and not wide else text
-            if e.op == "sum":
-                self.line(f"{result} += {text};")
-            else:
-                self.line(f"{result} = {v} == {begin} ? {text} : cortex::max({text}, {result});")
-        return result, is_vec
-
-    # ---- Products ----
-
-    def product_nest(self, s: il.For) -> bool:
-        """Emit a nest of products; False if it is none."""
-        if s.kind == "vector":
-            rows, inner = None, s
-        else:
-            body = s.body
-            if not (isinstance(body, il.For) and body.kind == "vector"):
-                return False
-            rows, inner = s, body
-        if not (isinstance(inner.extent, il.Int) and inner.begin == il.Int(0)):
-            return False
-        parts = _parts(inner.body)
-        stores = [p for p in parts if isinstance(p, il.Store)]
-        if len(stores) != len(parts) or not stores:
-            return False
-        row_var = rows.var if rows is not None else None
-        if rows is not None and inner.var in il.variables(rows.extent):
-            return False
-        terms: dict[il.Reduce, _Term] = {}
-        for store in stores:
-            if not self._is_plain(store, inner.var):
-                return False
-            for node in _outer_reduces(store.value):
-                term = self._term(node, row_var, inner)
-                if term is None:
-                    return False
-                terms[node] = term
-        if not terms or not self._is_independent(stores, list(terms.values())):
-            return False
-        self._emit_product(rows, inner, stores, list(terms.values()))
-        return True
-
-    def _is_plain(self, store: il.Store, column: str) -> bool:
-        if self.step(store, column) != 1:
-            return False
-        return not any(
-            isinstance(node, il.Pick) and (column in il.variables(node.cond) or _has_reduce(node))
-            for node in il.walk(store.value)
-        )
-
-    def _is_independent(self, stores: list[il.Store], terms: list[_Term]) -> bool:
-        """Whether blocks may be computed in any order: nothing stored is read elsewhere."""
-        written = {s.tensor: s.index for s in stores}
-        if len(written) != len(stores):
-            return False
-        if any(t.left.tensor in written or t.right.tensor in written for t in terms):
-            return False
-        return all(
-            written.get(load.tensor, load.index) == load.index
-            for s in stores
-            for load in il.loads(s.value)
-        )
-
-    def _term(self, e: il.Reduce, row: str | None, inner: il.For) -> _Term | None:
-        body = e.body
-        if e.op != "sum" or e.begin != il.Int(0) or not isinstance(e.extent, il.Int):
-            return None
-        if not (isinstance(body, il.Apply) and body.op == "mul"):
-            return None
-        for x, p in (body.args, body.args[::-1]):
-            if not (isinstance(x, il.Load) and isinstance(p, il.Load)):
-                continue
-            if self.step(x, e.var) != 1 or self.step(x, inner.var) != 0:
-                continue
-            if row is not None and self.step(p, row) != 0:
-                continue
-            is_param = self.program.tensors[p.tensor].scope == "param"
-            across, along = self.step(p, inner.var), self.step(p, e.var)
-            if across is None or along is None or across == 0:
-                continue
-            if not is_param and (across != 1 or along <= 0):
-                continue
-            if is_param and self._view(p, e, inner) is None and (across != 1 or along <= 0):
-                continue
-            pitch = 0 if row is None else self.step(x, row)
-            return _Term(e, x, p, e.extent.value, pitch)
-        return None
-
-    def _view(self, p: il.Load, e: il.Reduce, inner: il.For) -> tuple[View, il.Index] | None:
-        """The panels of a parameter, and the block to begin at; None if these cannot be packed."""
-        assert isinstance(e.extent, il.Int)
-        assert isinstance(inner.extent, il.Int)
-        if self.program.tensors[p.tensor].scope != "param":
-            return None
-        offset = self.offset(p.tensor, p.index)
-        along = _linear(offset, e.var)
-        across = along and _linear(along[1], inner.var)
-        if not along or not across:
-            return None
-        rest, block, blocks, number = across[1], 0, 1, il.Int(0)
-        free = sorted(il.variables(rest))
-        chosen: il.Index = number
-        if len(free) == 1:
-            begin, extent = self.loops.get(free[0], (None, None))
-            split = _linear(rest, free[0])
-            if begin != il.Int(0) or not isinstance(extent, il.Int) or split is None:
-                return None
-            block, rest, blocks, chosen = split[0], split[1], extent.value, il.Var(free[0])
-        if not isinstance(rest, il.Int):
-            return None
-        depth, columns = e.extent.value, inner.extent.value
-        view = View(p.tensor, rest.value, along[0], across[0], block, blocks, depth, columns)
-        return view, chosen
-
-    def _emit_product(
-        self, rows: il.For | None, inner: il.For, stores: list[il.Store], terms: list[_Term]
-    ) -> None:
-        assert isinstance(inner.extent, il.Int)
-        columns = inner.extent.value
-        self.products += 1
-        with self.block("{"):
-            first, n_rows = self.name("first"), self.name("rows")
-            was = self.in_parallel
-            if rows is None:
-                self.line(f"const int64_t {first} = 0, {n_rows} = 1;")
-            elif rows.kind == "parallel" and not was:
-                share = self.name("share")
-                begin, extent = self.index(rows.begin), self.index(rows.extent)
-                self.line(f"const cortex::Share {share}({begin}, {extent}, team);")
-                self.line(f"const int64_t {first} = {share}.first;")
-                self.line(f"const int64_t {n_rows} = {share}.last - {first};")
-            else:
-                self.line(f"const int64_t {first} = {self.index(rows.begin)};")
-                self.line(f"const int64_t {n_rows} = {self.index(rows.extent)};")
-            gathers = any(t.pitch is None for t in terms)
-            chunk = first
-            if gathers:
-                # As many rows at a time as there is room for.
-                size = 64 // len(terms)
-                chunk, top = self.name("first"), self.name("top")
-                last = f"{first} + {n_rows}"
-                head = f"for (int64_t {chunk} = {first}; {chunk} < {last}; {chunk} += {size}) {{"
-                self.line(head)
-                self.indent += 1
-                self.line(f"const int64_t {top} = cortex::least({size}, {last} - {chunk});")
-                n_rows = top
-            parts = [
-                self._operand(t, rows, inner, chunk, n_rows, i, len(terms))
-                for i, t in enumerate(terms)
-            ]
-            i, j, lanes = self.name("row"), self.name("column"), self.name("lanes")
-            sums = [self.name("sum") for _ in terms]
-            given = "".join(f", vec {name}" for name in sums)
-            head = f"cortex::product<{columns}>({n_rows}, "
-            head += f"[&](int64_t {i}, int64_t {j}, auto {lanes}{given}) {_INLINE} {{"
-            with self.block(head, f"}}, {', '.join(parts)});"):
-                if rows is not None:
-                    self.line(f"[[maybe_unused]] const int64_t {_var(rows.var)} = {chunk} + {i};")
-                else:
-                    self.line(f"(void){i};")
-                self.line(f"[[maybe_unused]] const int64_t {_var(inner.var)} = {j};")
-                vector = _Vector(inner.var, lanes)
-                for t, name in zip(terms, sums, strict=True):
-                    tensors = frozenset((t.left.tensor, t.right.tensor))
-                    self.known[-1][(t.reduce, tensors, vector)] = (name, True)
-                for store in stores:
-                    self.store(store, vector)
-            if gathers:
-                self.indent -= 1
-                self.line("}")
-        self.flops += [(t.depth, columns * self._blocks(inner)) for t in terms]
-
-    def _blocks(self, inner: il.For) -> int:
-        """How often a constant loop around repeats the nest for one row."""
-        times = 1
-        for var, (_, extent) in self.loops.items():
-            if var != inner.var and isinstance(extent, il.Int):
-                times *= extent.value
-        return times
-
-    def _operand(
-        self,
-        t: _Term,
-        rows: il.For | None,
-        inner: il.For,
-        first: str,
-        n_rows: str,
-        number: int,
-        n_terms: int,
-    ) -> str:
-        """The C++ value of a term; its pointers are to row `first`, column 0, step 0."""
-        zero: dict[str, il.Index] = {t.reduce.var: il.Int(0), inner.var: il.Int(0)}
-        found = self._view(t.right, t.reduce, inner)
+    def load(self, load: il.Load, scope: _Scope) -> tuple[str, bool]:
+        """A load of one element, or of a vector of them."""
+        found = scope.known.get((load.tensor, load.index))
         if found is not None:
-            view, block = found
-            size = f"cortex::packed_size({t.depth}, {view.columns})"
-            base = f"panels + panel_{self.panels.add(view)} + {self.index(block)} * {size}"
-            right = f"cortex::Packed<{t.depth}>"
-        else:
-            along = self.step(t.right, t.reduce.var)
-            where = il.substitute(self.offset(t.right.tensor, t.right.index), zero)
-            base = f"{_tensor(t.right.tensor)} + {self.index(where)}"  # type: ignore[arg-type]
-            right = f"cortex::Unpacked<{along}>"
-        left = il.substitute(self.offset(t.left.tensor, t.left.index), zero)
-        pitch = t.pitch
-        if pitch is None:
-            assert rows is not None
-            pitch = t.depth
-            room = 64 // n_terms
-            data = self.name("gathered")
-            self.line(f"float *const {data} = tiles + at_gathered + {number * room * t.depth};")
-            v = _var(rows.var)
-            with self.block(f"for (int64_t {v} = {first}; {v} < {first} + {n_rows}; {v}++)", ""):
-                self.line(
-                    f"std::memcpy({data} + ({v} - {first}) * {t.depth}, "
-                    f"{_tensor(t.left.tensor)} + {self.index(left)}, "  # type: ignore[arg-type]
-                    f"{t.depth} * sizeof(float));"
-                )
-            start = data
-        else:
-            start = self.name("left")
-            where_text = self.index(left)  # type: ignore[arg-type]
-            if rows is not None:
-                where_text = re.sub(rf"\b{_var(rows.var)}\b", first, where_text)
-            self.line(f"const float *const {start} = {_tensor(t.left.tensor)} + {where_text};")
-        return f"cortex::Term<{t.depth}, {pitch}, {right}>{{{start}, {{{base}}}}}"
+            return found, True
+        self.mark_read(load.tensor)
+        place = self.flat(load)
+        if not scope.var or scope.var not in il.variables(place):
+            return f"{load.tensor}_[{self.index(place)}]", False
+        part = affine.split(place, scope.var)
+        if part is not None and part[0] == 0:
+            return f"{load.tensor}_[{self.index(part[1])}]", False
+        if part is not None and part[0] == 1:
+            return f"cortex::load({self.address(load.tensor, part[1], scope)}, lanes)", True
+        return f"cortex::gather(lanes, {self.each_lane(load.tensor, place, scope)})", True
+
+    def reduction(self, reduce: il.Reduce, scope: _Scope) -> tuple[str, bool]:
+        """A reduction: a vector of them, or one along memory, or one step after another."""
+        k, begin, extent = reduce.var, self.index(reduce.begin), self.index(reduce.extent)
+        outer_bound = self.bound
+        self.bound = self.bound | {k}
+        known = {n: v for n, v in scope.known.items() if k not in il.variables(_as_node(n))}
+        inner = attrs.evolve(scope, known=known)
+        if not (scope.var and scope.var in il.variables(reduce.body)) and self._is_run(reduce):
+            bases, self.bases = self.bases, None
+            along = attrs.evolve(inner, var=k, known={})
+            body, is_vector = self.value(reduce.body, along)
+            self.bases = bases
+            self.bound = outer_bound
+            body = body if is_vector else f"cortex::wide({body})"
+            fn = "sum" if reduce.op == "sum" else "largest"
+            start = "" if reduce.begin == il.Int(0) else f" const int64_t {k} = {k}_at + {begin};"
+            at = f"{k}_at" if start else k
+            return (
+                f"cortex::{fn}({extent}, [&](int64_t {at}, auto lanes) {_INLINE} {{{start}"
+                f" return {body}; }})",
+                False,
+            )
+        body, is_vector = self.value(reduce.body, inner)
+        self.bound = outer_bound
+        kind = "vec" if is_vector else "float"
+        # Of nothing, 0; otherwise the first starts, as 0 may be the larger.
+        combine = (
+            f"total = total + {body};"
+            if reduce.op == "sum"
+            else f"const {kind} next = {body}; total = {k} == from ? next"
+            f" : cortex::max(next, total);"
+        )
+        return (
+            f"[&]() {_INLINE} {{ {kind} total = {{}}; for (int64_t from = {begin}, {k} = from,"
+            f" end = from + {extent}; {k} < end; {k}++) {{ {combine} }} return total; }}()",
+            is_vector,
+        )
+
+    def _is_run(self, reduce: il.Reduce) -> bool:
+        """Whether a reduction's terms lie along memory and nothing else depends on its variable."""
+        found = False
+        for node in il.walk(reduce.body):
+            if isinstance(node, il.Reduce):
+                return False
+            if isinstance(node, il.Less) and reduce.var in il.variables(node):
+                return False
+            if isinstance(node, il.Load):
+                part = affine.split(self.flat(node), reduce.var)
+                if part is None or part[0] not in (0, 1):
+                    return False
+                found |= part[0] == 1
+        return found
+
+    def less(self, cond: il.Less) -> str:
+        """A condition."""
+        return f"{self.index(cond.a)} < {self.index(cond.b)}"
+
+    def index(self, index: il.Index, tight: bool = False) -> str:
+        """C++ of an integer."""
+        match index:
+            case il.Int(value):
+                return str(value)
+            case il.Var(name):
+                return name
+            case il.Add(a, b):
+                text = f"{self.index(a)} + {self.index(b)}"
+                return f"({text})" if tight else text
+            case il.Mul(a, b):
+                return f"{self.index(a, True)} * {self.index(b, True)}"
+            case il.Div(a, b):
+                return f"cortex::floor_div({self.index(a)}, {self.index(b)})"
+            case il.Min(a, b) | il.Max(a, b):
+                fn = "least" if isinstance(index, il.Min) else "most"
+                return f"cortex::{fn}({self.index(a)}, {self.index(b)})"
+            case il.Call(fn, args):
+                words = [self.index(a) for a in args]
+                if fn.startswith("child") and fn[5:].isdigit():
+                    fn, words = "child_of", [fn[5:], *words]
+                return f"s.{fn}({', '.join(words)})"
+        raise AssertionError(index)
 
 
-# ---- Shapes of expressions ----
+def _pointer_name(line: str) -> str:
+    return line.split(" = ")[0].split("const ")[-1].strip()
 
 
-def _tensor(name: str) -> str:
-    return "t_" + re.sub(r"\W", "_", name)
+def _as_node(key: object) -> il.Node:
+    """A known value's place, for the variables in it."""
+    if isinstance(key, tuple):
+        return il.Load(*key)
+    assert isinstance(key, il.Reduce)
+    return key
 
 
-def _var(name: str) -> str:
-    return "v_" + re.sub(r"\W", "_", name)
+def _decide(stmt: il.Stmt, less: il.Less, holds: bool) -> il.Stmt:
+    """The statement where a condition is known."""
+
+    def change(node: il.Node) -> il.Node:
+        if isinstance(node, il.Pick) and node.cond == less:
+            return change(node.then if holds else node.orelse)
+        return il.rebuild(node, change)
+
+    return change(stmt)  # type: ignore[return-value]
 
 
-def _number(value: float) -> str:
-    if value != value:
-        return '__builtin_nanf("")'
-    if value in (float("inf"), float("-inf")):
-        return f"({'-' if value < 0 else ''}__builtin_inff())"
-    return f"({value!r}f)" if re.search(r"[.e]", repr(value)) else f"({value!r}.0f)"
-
-
-def _product_of(shape: tuple[il.Index, ...]) -> int:
-    size = 1
-    for extent in shape:
-        if not isinstance(extent, il.Int):
-            raise NotImplementedError(f"a state's row must have a constant size, got {extent}")
-        size *= extent.value
+def _size(decl: il.TensorDecl) -> il.Index:
+    size: il.Index = il.Int(1)
+    for n in decl.shape:
+        size = il.mul(size, n)
     return size
 
 
-def _parts(s: il.Stmt) -> tuple[il.Stmt, ...]:
-    return s.body if isinstance(s, il.Seq) else (s,)
+def _number(value: float) -> str:
+    if np.isnan(value):
+        return "std::numeric_limits<float>::quiet_NaN()"
+    if np.isinf(value):
+        return f"{'-' if value < 0 else ''}std::numeric_limits<float>::infinity()"
+    text = repr(float(value))
+    return f"{text}f" if value >= 0 else f"({text}f)"
 
 
-def _has_reduce(e: il.Float) -> bool:
-    return any(isinstance(node, il.Reduce) for node in il.walk(e))
-
-
-def _outer_reduces(e: il.Node) -> Iterator[il.Reduce]:
-    if isinstance(e, il.Reduce):
-        yield e
-    else:
-        for child in il.children(e):
-            yield from _outer_reduces(child)
-
-
-def _linear(e: il.Index, var: str) -> tuple[int, il.Index] | None:
-    """(c, rest) with e = c var + rest and rest free of var; None if e is not of that form."""
-    if var not in il.variables(e):
-        return 0, e
-    match e:
-        case il.Var():
-            return 1, il.Int(0)
-        case il.Add(a, b):
-            left, right = _linear(a, var), _linear(b, var)
-            if left is None or right is None:
-                return None
-            return left[0] + right[0], il.add(left[1], right[1])
-        case il.Mul(il.Int(factor), x) | il.Mul(x, il.Int(factor)):
-            split = _linear(x, var)
-            return split and (factor * split[0], il.mul(il.Int(factor), split[1]))
+def cost(node: il.Node) -> int:
+    """Operations of a node of the structure, roughly: loops of unknown extent count once."""
+    match node:
+        case il.For(_, _, extent, body):
+            return (extent.value if isinstance(extent, il.Int) else 1) * cost(body)
+        case il.Reduce(_, _, _, extent, body):
+            return (extent.value if isinstance(extent, il.Int) else 2) * (1 + cost(body))
+        case il.Apply(op, args):
+            own = 1 if op in _INFIX else 12
+            return own + sum(cost(a) for a in args)
+        case il.Store(_, _, value):
+            return 1 + cost(value)
+        case il.If(_, then, orelse):
+            return max(cost(then), cost(orelse))
         case _:
-            return None
-
-
-# ---- Loops over joined parts: one loop for each part ----
-
-
-def _split_picks(s: il.Stmt) -> il.Stmt:
-    """Vector loops and sums whose Picks ask for the place of the variable, split at that place."""
-
-    def on(node: il.Node) -> il.Node:
-        node = il.rebuild(node, on)
-        if isinstance(node, il.Reduce) and node.op == "sum":
-            return _split_reduce(node)
-        if isinstance(node, il.For) and node.kind == "vector":
-            return _split_loop(node)
-        return node
-
-    return on(s)  # type: ignore[return-value]
-
-
-def _cut(loop: il.For | il.Reduce) -> tuple[il.Pick, int] | None:
-    """A Pick on the loop's variable, and the iterations for which it holds."""
-    if not (isinstance(loop.begin, il.Int) and isinstance(loop.extent, il.Int)):
-        return None
-    for node in il.walk(loop.body):
-        if isinstance(node, il.Pick) and loop.var in il.variables(node.cond):
-            a, b = node.cond.a, node.cond.b
-            split = _linear(a, loop.var)
-            if split and split[0] == 1 and isinstance(split[1], il.Int) and isinstance(b, il.Int):
-                held = b.value - split[1].value - loop.begin.value
-                return node, min(max(held, 0), loop.extent.value)
-    return None
-
-
-def _replace(node: il.Node, values: Mapping[il.Node, il.Node]) -> il.Node:
-    if node in values:
-        return values[node]
-    return il.rebuild(node, lambda child: _replace(child, values))
-
-
-def _pieces(loop: il.For | il.Reduce) -> list[il.For | il.Reduce]:
-    cut = _cut(loop)
-    if cut is None:
-        return [loop]
-    pick, held = cut
-    assert isinstance(loop.begin, il.Int)
-    assert isinstance(loop.extent, il.Int)
-    pieces: list[il.For | il.Reduce] = []
-    for begin, extent, branch in (
-        (loop.begin.value, held, pick.then),
-        (loop.begin.value + held, loop.extent.value - held, pick.orelse),
-    ):
-        if extent:
-            # From 0 on, so that both parts look alike to the search for products.
-            moved = il.add(il.Var(loop.var), il.Int(begin))
-            body = il.substitute(_replace(loop.body, {pick: branch}), {loop.var: moved})
-            piece: il.For | il.Reduce = attrs.evolve(
-                loop,
-                begin=il.Int(0),
-                extent=il.Int(extent),
-                body=body,  # type: ignore[arg-type]
-            )
-            pieces += _pieces(piece)
-    return pieces
-
-
-def _split_reduce(reduce: il.Reduce) -> il.Float:
-    first, *rest = _pieces(reduce)
-    total: il.Float = first  # type: ignore[assignment]
-    for piece in rest:
-        total = il.Apply("add", (total, piece))  # type: ignore[arg-type]
-    return total
-
-
-def _split_loop(loop: il.For) -> il.Stmt:
-    return il.seq(*_pieces(loop))  # type: ignore[arg-type]
+            return sum(cost(child) for child in il.children(node))

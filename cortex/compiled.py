@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from cortex import codegen_c, ra, tables
 from cortex import weights as weights_of
-from cortex.errors import BackendError, ModelError
+from cortex.errors import BackendError, ModelError, StructureError, TokenError
+from cortex.kernel import Kernel
 from cortex.linearize import Linear, Tokens, linearize
+from cortex.result import Result as Result
 
 if TYPE_CHECKING:
     import torch
@@ -22,70 +24,6 @@ if TYPE_CHECKING:
 Backend: TypeAlias = Literal["c", "interp"]
 Keep: TypeAlias = Literal["root", "all"]
 Floats: TypeAlias = npt.NDArray[np.float32]
-
-_KERNELS = Path(__file__).parent / "kernels"
-_PROTOTYPE = (
-    f"int64_t cortex_run({', '.join(f'const int32_t *{n}' for n in codegen_c.STRUCTURE)}, "
-    "const int64_t *numbers)"
-)
-_NOTHING = np.zeros(1, np.int32)
-_N_COUNTS = len(codegen_c.COUNTS)
-#: Work below which a second thread costs more than it saves, in multiply-adds: about 100 us.
-_SMALL_WORK = 2_500_000
-
-
-class Result:
-    """What a call gives.
-
-    root:   name of an output -> torch tensor (trees, ...), a row for each tree
-    linear: the structure it was computed on
-    """
-
-    __slots__ = ("_states", "linear", "root")
-
-    def __init__(
-        self, root: dict[str, torch.Tensor], states: dict[str, torch.Tensor], linear: Linear
-    ) -> None:
-        self.root = root
-        self.linear = linear
-        self._states = states
-
-    def raw(self, name: str) -> torch.Tensor:
-        """The states of all nodes in the order they were computed, (linear.n_nodes, ...)."""
-        if name not in self._states:
-            raise ValueError(
-                f"states of all nodes must be kept to be read, got keep='root' or no state "
-                f"{name!r}: compile with keep='all'"
-            )
-        return self._states[name]
-
-    def node(self, name: str) -> torch.Tensor:
-        """The states of all nodes in the order of the Forest, (forest's n_nodes, ...)."""
-        return self.raw(name)[self.linear.id_of.copy()]
-
-
-class _Packed:
-    """Parameters, tables and panels of one set of weights, with their addresses."""
-
-    __slots__ = ("addresses", "arrays", "panels")
-
-    def __init__(self, arrays: dict[str, Floats], panels: Floats, inputs: Sequence[str]) -> None:
-        self.arrays = arrays
-        self.panels = panels
-        self.addresses = [panels.ctypes.data] + [
-            arrays[name].ctypes.data if name in arrays else 0 for name in inputs
-        ]
-
-
-class _Workspace:
-    """Memory of one call under way, and the numbers that are given to it."""
-
-    __slots__ = ("memory", "numbers", "packed")
-
-    def __init__(self, n_numbers: int) -> None:
-        self.memory = _aligned(1)
-        self.numbers = np.zeros(n_numbers, np.int64)
-        self.packed: _Packed | None = None
 
 
 class Compiled:
@@ -104,6 +42,7 @@ class Compiled:
         threads: int,
         outputs: tuple[str, ...],
         keep: Keep,
+        schedule: object = None,
     ) -> None:
         import torch  # before any OpenMP code of ours, so that there is one runtime
 
@@ -114,19 +53,19 @@ class Compiled:
         self.threads = threads
         self.outputs = outputs
         self.keep = keep
-        self._generated = codegen_c.generate(lowered.program)
+        self.schedule = schedule
         self._options = dict(lowered.linear_options)
         self._tokens: Tokens = (
             "all" if model.node_uses_token else "leaf" if model.leaf_uses_token else "none"
         )
-        self._work = sum(depth * columns for depth, columns in self._generated.flops)
-        self._idle: list[_Workspace] = []
-        self._shapes = [(name, model.states[name]) for name in self._generated.states]
-        self._n_states = len(self._shapes)
-        features = [lowered.program.tensors[n].scope == "feature" for n in self._generated.inputs]
-        self._feature = features.index(True) if any(features) else None
-        if backend == "c":
-            self._build()
+        is_kept = keep == "all"
+        self._generated = codegen_c.generate(lowered.program, outputs, keep_all=is_kept)
+        self._sizes = [
+            (name, model.states[name], math.prod(model.states[name])) for name in outputs
+        ]
+        self._width = sum(size for _, _, size in self._sizes)
+        self._kernel = Kernel(self._generated, threads, model.name) if backend == "c" else None
+        self._arrays: dict[str, Floats] = {}
         self._set(params)
 
     # ---- Stages ----
@@ -143,10 +82,17 @@ class Compiled:
 
     def explain(self) -> str:
         """What was compiled, stage by stage, and which primitives were refused and why."""
+        kernel = self._kernel
         lines = [
-            f"{self.ra.name}: backend {self.backend}, up to {self.threads} threads, "
-            f"{self._generated.products} products on {len(self._generated.views)} packed views"
+            f"{self.ra.name}: backend {self.backend}, up to {self.threads} threads",
+            f"  schedule {self.schedule}",
         ]
+        if kernel is not None:
+            lines += [
+                f"  {self._generated.products} nests of products, "
+                f"{kernel.weight_bytes / 2**20:.2f} MiB of weights in memory",
+                f"  one thread below {kernel.alone} inner nodes",
+            ]
         lines += [f"  stage {name}" for name, _ in self.lowered.stages]
         lines += [f"  table {name}" for name, *_ in self.lowered.tables]
         lines += [f"  refused {name}: {reason}" for name, reason in self.lowered.refused]
@@ -160,32 +106,9 @@ class Compiled:
 
     def _set(self, params: dict[str, Floats]) -> None:
         arrays = {**params, **tables.build(self.lowered.tables, params)}
-        inputs = self._generated.inputs
-        panels = _aligned(1)
-        if self.backend == "c":
-            panels = _aligned(self._panels_size())
-            addresses = [arrays[n].ctypes.data if n in arrays else 0 for n in inputs]
-            self._pack(np.array([*addresses, 0], np.int64), panels)
-        self._packed = _Packed(arrays, panels, inputs)
-
-    def _build(self) -> None:
-        from common import native
-
-        try:
-            library = native.build_source(
-                f"cortex_{self.ra.name}",
-                self._generated.text,
-                language="c++",
-                openmp=True,
-                include_dirs=[_KERNELS],
-            )
-        except native.CompilerNotFound as error:
-            raise BackendError(
-                f"backend 'c' needs a C++ compiler: {error}; or compile with backend='interp'"
-            ) from error
-        self._run = library.function(_PROTOTYPE)
-        self._panels_size = library.function("int64_t cortex_panels(void)")
-        self._pack = library.function("void cortex_pack(const int64_t *params, float *panels)")
+        if self._kernel is not None:
+            self._kernel.pack(arrays)
+        self._arrays = arrays
 
     # ---- Calls ----
 
@@ -195,7 +118,7 @@ class Compiled:
 
     def linearize(self, data: object) -> Linear:
         """Number the nodes of structures. Shares nothing with data, which may change later."""
-        return linearize(
+        linear = linearize(
             data,
             self.ra.structure,
             tokens=self._tokens,
@@ -203,77 +126,79 @@ class Compiled:
             feature_width=self.ra.feature_width,
             **self._options,
         )
+        # What has been checked here need not be looked at by `run`.
+        linear.__dict__["_checked_for"] = self
+        return linear
 
     def run(self, linear: Linear) -> Result:
         """Compute the states of a linearized structure."""
-        if self.backend == "interp":
+        if linear.__dict__.get("_checked_for") is not self:
+            self._check(linear)
+        kernel = self._kernel
+        if kernel is None:
             return self._interpret(linear)
         torch = self._torch
-        packed = self._packed
-        try:
-            space = self._idle.pop()
-        except IndexError:
-            space = _Workspace(_N_COUNTS + 4 + len(packed.addresses) - 1 + 2 * self._n_states)
-            space.numbers[_N_COUNTS + 1] = len(space.memory)
-            space.numbers[_N_COUNTS + 2] = space.memory.ctypes.data
-        numbers = space.numbers
-        first = _N_COUNTS + 3
-        if space.packed is not packed:
-            numbers[first : first + len(packed.addresses)] = packed.addresses
-            space.packed = packed
-        n_nodes, n_roots = linear.n_nodes, len(linear.roots)
-        child, child_at = linear.child, linear.child_at
-        n_edges = child.size if child is not None else 0 if child_at is None else child_at.size
-        threads = self.threads
-        if threads > 1 and n_nodes * self._work < _SMALL_WORK:
-            threads = 1
-        numbers[: _N_COUNTS + 1] = (
-            n_nodes,
-            linear.n_leaves,
-            linear.n_levels,
-            n_edges,
-            n_roots,
-            self.ra.vocab or 0,
-            threads,
-        )
-        if linear.features is not None and self._feature is not None:
-            numbers[first + 1 + self._feature] = linear.features.ctypes.data
-        at = first + len(packed.addresses)
-        states: dict[str, Any] = {}
-        roots: dict[str, Any] = {}
-        for i, (name, shape) in enumerate(self._shapes):
-            if self.keep == "all":
-                states[name] = torch.empty((n_nodes, *shape))
-                numbers[at + i] = states[name].data_ptr()
-            if name in self.outputs:
-                roots[name] = torch.empty((n_roots, *shape))
-                numbers[at + self._n_states + i] = roots[name].data_ptr()
+        n_roots, n_nodes = len(linear.roots), linear.n_nodes
+        out = torch.empty(n_roots * self._width)
+        is_kept = self.keep == "all"
+        kept = torch.empty(n_nodes * self._width) if is_kept else None
+        used = 0
         if n_nodes:
-            arrays = (
-                linear.level_ptr,
-                _NOTHING if linear.kind_ptr is None else linear.kind_ptr,
-                _NOTHING if child is None else child,
-                _NOTHING if linear.child_ptr is None else linear.child_ptr,
-                _NOTHING if child_at is None else child_at,
-                linear.token,
-                linear.roots,
+            address = 0 if kept is None else kept.data_ptr()
+            used = kernel.run(linear, out.data_ptr(), address)
+        if kept is None:
+            return Result(self._split(out, n_roots), used, linear, None)
+        raw = self._split(kept, n_nodes)
+        roots = torch.from_numpy(linear.roots.astype(np.int64))
+        return Result({n: t[roots] for n, t in raw.items()}, used, linear, raw)
+
+    def _split(self, flat: torch.Tensor, rows: int) -> dict[str, torch.Tensor]:
+        """One output after another, as they lie in memory."""
+        if len(self._sizes) == 1:
+            name, shape, _ = self._sizes[0]
+            return {name: flat.view(rows, *shape)}
+        found, at = {}, 0
+        for name, shape, size in self._sizes:
+            found[name] = flat[at : at + rows * size].view(rows, *shape)
+            at += rows * size
+        return found
+
+    def _check(self, linear: Linear) -> None:
+        """Raise unless this model can read a structure that another numbered."""
+        arity = self.ra.structure.max_children
+        found = None if linear.child is None else len(linear.child)
+        if found != arity:
+            raise StructureError(
+                f"{self.ra.name} reads nodes with {arity or 'any number of'} children, got a "
+                f"structure numbered for {found or 'any number'}; number it with net.linearize"
             )
-            while needed := self._run(*arrays, numbers):
-                space.memory = _aligned(needed + needed // 4)
-                numbers[_N_COUNTS + 1] = len(space.memory)
-                numbers[_N_COUNTS + 2] = space.memory.ctypes.data
-        self._idle.append(space)
-        return Result(roots, states, linear)
+        if self._options.get("kinds") and linear.kind_ptr is None:
+            raise StructureError(
+                f"{self.ra.name} was compiled for nodes grouped by kind, got a structure without "
+                "kinds; number it with net.linearize"
+            )
+        if self.ra.vocab is not None and self._tokens != "none":
+            read = linear.token[: linear.n_leaves] if self._tokens == "leaf" else linear.token
+            bad = np.flatnonzero((read < 0) | (read >= self.ra.vocab))
+            if bad.size:
+                raise TokenError(
+                    f"tokens of {self.ra.name} must lie in 0 .. {self.ra.vocab - 1}, got "
+                    f"{read[bad[0]]} at node {linear.order[bad[0]]}"
+                )
+        width = self.ra.feature_width
+        if width is not None and (linear.features is None or linear.features.shape[1] != width):
+            got = "none" if linear.features is None else str(linear.features.shape[1])
+            raise StructureError(f"{self.ra.name} reads {width} features a node, got {got}")
 
     def _interpret(self, linear: Linear) -> Result:
         from cortex import interpreter
 
-        arrays: Mapping[str, Floats] = self._packed.arrays
-        found = interpreter.run(self.lowered.program, linear, arrays)
+        found = interpreter.run(self.lowered.program, linear, self._arrays)
         torch = self._torch
-        states = {n: torch.from_numpy(np.asarray(found[n], np.float32)) for n, _ in self._shapes}
-        roots = {n: states[n][linear.roots.copy()] for n in self.outputs}
-        return Result(roots, states if self.keep == "all" else {}, linear)
+        raw = {name: torch.from_numpy(np.asarray(found[name], np.float32)) for name in self.outputs}
+        roots = torch.from_numpy(linear.roots.astype(np.int64))
+        is_kept = self.keep == "all"
+        return Result({n: t[roots] for n, t in raw.items()}, 0, linear, raw if is_kept else None)
 
 
 def compile(
@@ -332,11 +257,5 @@ def compile(
         threads=threads,
         outputs=wanted,
         keep=keep,
+        schedule=schedule,
     )
-
-
-def _aligned(size: int) -> Floats:
-    """Uninitialised floats that begin at a cache line."""
-    memory = np.empty(size + 16, np.float32)
-    start = (-memory.ctypes.data // 4) % 16
-    return memory[start : start + size]

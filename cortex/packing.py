@@ -1,61 +1,90 @@
-"""Which parts of the parameters generated code wants in panels, and where these lie.
+"""Weights in the memory generated code reads: panels for products, the rest as it is."""
 
-A product reads its right side as panels, [block][panel][k][column]: one stream of memory whatever
-the layout of the parameter. The width of a panel is the target's, so the arithmetic of sizes stands
-in the C++ text (`cortex::packed_size`) and the packing itself is a function of the library.
-"""
+from collections.abc import Iterable
 
 import attrs
 
+from cortex import ilir as il
+
 
 @attrs.frozen
-class View:
-    """A part of a parameter as the right side of a product.
+class Panels:
+    """A matrix cut from a parameter, in blocks of columns, each block in panels.
 
-    Block q is b[k, j] = parameter[origin + k * row + j * column + q * block], for k < depth and
-    j < columns, offsets in elements.
+    Element (k, j) of block n is the parameter's element first + n * block_step + k * row
+    + j * column.
     """
 
     param: str
-    origin: int
+    first: int
     row: int
     column: int
-    block: int
-    blocks: int
     depth: int
     columns: int
-
-    @property
-    def size(self) -> str:
-        """Floats of all its panels, as a C++ constant."""
-        return f"{self.blocks} * cortex::packed_size({self.depth}, {self.columns})"
+    blocks: int
+    block_step: int
 
 
 @attrs.define
-class Panels:
-    """The views of a program, each once, in the order of their first use."""
+class Packing:
+    """Collects what generated code reads of the weights, in the order it asks."""
 
-    views: list[View] = attrs.field(factory=list)
+    panels: dict[Panels, str] = attrs.field(factory=dict)
+    plain: dict[str, int] = attrs.field(factory=dict)
 
-    def add(self, view: View) -> int:
-        """The number of a view."""
-        if view not in self.views:
-            self.views.append(view)
-        return self.views.index(view)
+    def pack(self, panels: Panels) -> str:
+        """The name of the pointer to a packed matrix."""
+        return self.panels.setdefault(panels, f"{panels.param}_panels{len(self.panels)}")
 
-    def declarations(self) -> list[str]:
-        """Where each view begins in the packed memory, as C++ constants."""
-        lines, start = [], "0"
-        for i, view in enumerate(self.views):
-            lines.append(f"constexpr int64_t panel_{i} = {start};")
-            start = f"panel_{i} + {view.size}"
-        return [*lines, f"constexpr int64_t panels_size = {start};"]
+    def read(self, decl: il.TensorDecl) -> None:
+        """Note that a parameter is read as it is."""
+        self.plain[decl.name] = tensor_size(decl)
 
-    def packing(self, address: dict[str, str]) -> list[str]:
-        """Statements that fill `panels`; address gives the C++ name of a parameter's data."""
-        return [
-            f"for (int64_t q = 0; q < {v.blocks}; q++) cortex::pack({address[v.param]} + {v.origin}"
-            f" + q * {v.block}, {v.row}, {v.column}, {v.depth}, {v.columns}, panels + panel_{i}"
-            f" + q * cortex::packed_size({v.depth}, {v.columns}));"
-            for i, v in enumerate(self.views)
+    def places(self) -> list[str]:
+        """C++ constants: where each begins, in floats, and the size of all; multiples of 16."""
+        lines: list[str] = []
+        at = "0"
+        for name, floats in self.plain.items():
+            lines.append(f"constexpr int64_t {name}_at = {at};")
+            at = f"{name}_at + {-(-floats // 16) * 16}"
+        for p, name in self.panels.items():
+            lines.append(f"constexpr int64_t {name}_at = {at};")
+            size = f"cortex::packed_size({p.depth}, {p.columns})"
+            at = f"{name}_at + ({p.blocks} * {size} + 15) / 16 * 16"
+        lines.append(f"constexpr int64_t weights_size = {at};")
+        return lines
+
+    def function(self, order: Iterable[str]) -> list[str]:
+        """The C++ function that fills the memory from the parameters, given in `order`."""
+        place = {name: n for n, name in enumerate(order)}
+        lines = [
+            "EXPORT int64_t pack(const int64_t *sources, float *weights) {",
+            "  if (!weights) return weights_size;",
         ]
+        for name, floats in self.plain.items():
+            lines.append(
+                f"  std::memcpy(weights + {name}_at, {_source(place[name])}, {floats} * 4l);"
+            )
+        for p, name in self.panels.items():
+            size = f"cortex::packed_size({p.depth}, {p.columns})"
+            lines += [
+                f"  for (int64_t n = 0; n < {p.blocks}; n++)",
+                f"    cortex::pack({_source(place[p.param])} + {p.first} + n * {p.block_step},"
+                f" {p.row}, {p.column}, {p.depth}, {p.columns},",
+                f"                 weights + {name}_at + n * {size});",
+            ]
+        return [*lines, "  return weights_size;", "}"]
+
+
+def _source(n: int) -> str:
+    return f"reinterpret_cast<const float *>(sources[{n}])"
+
+
+def tensor_size(decl: il.TensorDecl) -> int:
+    """Elements of a tensor whose sizes are constants."""
+    total = 1
+    for size in decl.shape:
+        if not isinstance(size, il.Int):
+            raise TypeError(f"{decl.name} has a size known at run time only: {size}")
+        total *= size.value
+    return total

@@ -62,7 +62,7 @@ def net(hidden: int, threads: int = 1, keep: Any = "root", columns: int | None =
 
 
 def oracle(compiled: Compiled, tree: Node) -> tuple[np.ndarray, np.ndarray]:
-    p = {k: v.astype(np.float64) for k, v in compiled._packed.arrays.items()}
+    p = {k: v.astype(np.float64) for k, v in compiled._arrays.items()}
 
     def sigmoid(x: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-x))
@@ -107,8 +107,7 @@ def test_two_threads_change_no_bit() -> None:
     compiled = net(100)
     many = trees(2, (30,) * 40)
     one = compiled(many).root["h"]
-    compiled.threads = 2
-    compiled._work = 10**9
+    compiled._kernel.threads, compiled._kernel.alone = 2, 0
     for _ in range(5):
         assert torch.equal(compiled(many).root["h"], one)
 
@@ -164,7 +163,7 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
 def test_new_weights_are_taken_without_compiling() -> None:
     compiled = net(16)
     tree = trees(5, (9,))[0]
-    compiled.update({k: 0.5 * v for k, v in compiled._packed.arrays.items()})
+    compiled.update({k: 0.5 * v for k, v in compiled._arrays.items()})
     np.testing.assert_allclose(
         compiled(tree).root["h"][0].numpy(), oracle(compiled, tree)[0], atol=3e-6
     )
