@@ -93,33 +93,6 @@ SIMD_INLINE vec relu(vec x) { return simd::select(x < vec{}, vec{}, x); }
 SIMD_INLINE float max(float a, float b) { return a > b ? a : b; }
 SIMD_INLINE float min(float a, float b) { return a < b ? a : b; }
 SIMD_INLINE float relu(float x) { return x < 0.0f ? 0.0f : x; }
-/* e^x for x <= 0, where one factor 2^n is enough; below -87, e^-87. */
-SIMD_INLINE vec exp_falling(vec x) {
-  static constexpr float tail[] = {0.50000001f, 0.166665189f, 0.041666206f, 0.00836888243f,
-                                   0.00139504768f};
-  const vec low = simd::broadcast(-87.0f);
-  x = simd::select(x < low, low, x);
-  const vec shift = simd::broadcast(12582912.0f); /* 1.5 * 2^23 */
-  vec n = x * 1.44269504f + shift;
-  const simd::ivec power = (simd::bits(n) << 23) + (127 << 23);
-  n -= shift;
-  const vec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
-  return (r * r * simd::polynomial(r, tail) + r + 1.0f) * simd::from_bits(power);
-}
-/* Cheaper than those of all floats: a small result ends at 1e-38 rather than at 0. */
-SIMD_INLINE vec sigmoid(vec x) {
-  const vec e = exp_falling(-simd::abs(x));
-  return simd::select(x < vec{}, e, wide(1.0f)) / (1.0f + e);
-}
-SIMD_INLINE vec tanh(vec x) {
-  static constexpr float odd[] = {-0.333332839f, 0.133314912f, -0.0537434953f, 0.020650579f,
-                                  -0.00571703656f};
-  const vec size = simd::abs(x), square = x * x;
-  const vec near = size * square * simd::polynomial(square, odd) + size;
-  const vec e = exp_falling(-2.0f * size);
-  const vec far = (1.0f - e) / (1.0f + e);
-  return simd::copy_sign(simd::select(size < wide(0.625f), near, far), x);
-}
 SIMD_INLINE vec exp(vec x) { return simd::exp(x); }
 SIMD_INLINE float exp(float x) { return simd::exp(wide(x))[0]; }
 SIMD_INLINE float tanh(float x) { return tanh(wide(x))[0]; }
