@@ -20,9 +20,12 @@ from cortex.packing import Panels, View
 _INLINE = "__attribute__((always_inline))"
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 #: int32 arrays of a linearized structure, in the order of the generated function's parameters.
-STRUCTURE = ("level_ptr", "kind_ptr", "child", "child_ptr", "child_at", "token", "roots")
+STRUCTURE = (
+    *("level_ptr", "kind_ptr", "child", "child_ptr", "child_at", "token", "roots"),
+    *("block_ptr", "super_ptr"),
+)
 #: Numbers of a call, likewise.
-COUNTS = ("n_nodes", "n_leaves", "n_levels", "n_edges", "n_roots", "n_tokens")
+COUNTS = ("n_nodes", "n_leaves", "n_levels", "n_edges", "n_roots", "n_tokens", "n_blocks")
 
 
 @attrs.frozen
@@ -278,6 +281,10 @@ class _Emitter:
         n = args[0]
         if fn in ("level_begin", "level_end"):
             return f"int64_t(level_ptr[{n}{' + 1' if fn == 'level_end' else ''}])"
+        if fn in ("block_begin", "block_end", "super_begin", "super_end"):
+            return f"int64_t({fn[:5]}_ptr[{n}{' + 1' if fn.endswith('end') else ''}])"
+        if fn == "root":
+            return f"int64_t(roots[{n}])"
         if fn in ("kind_begin", "kind_end"):
             kinds = 2 ** sum(
                 name.startswith("child") and name[5:].isdigit() for name in self.program.functions

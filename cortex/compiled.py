@@ -234,6 +234,7 @@ class Compiled:
             n_edges,
             n_roots,
             self.ra.vocab or 0,
+            0 if linear.block_ptr is None else len(linear.block_ptr) - 1,
             threads,
         )
         if linear.features is not None and self._feature is not None:
@@ -257,6 +258,8 @@ class Compiled:
                 _NOTHING if child_at is None else child_at,
                 linear.token,
                 linear.roots,
+                _NOTHING if linear.block_ptr is None else linear.block_ptr,
+                _NOTHING if linear.super_ptr is None else linear.super_ptr,
             )
             while needed := self._run(*arrays, numbers):
                 space.memory = _aligned(needed + needed // 4)
