@@ -66,6 +66,13 @@ def structure_values(linear: Linear, n_tokens: int = 0) -> dict[str, Any]:
     if kind is not None:
         found["kind_begin"] = lambda b, k: kind[b, k]
         found["kind_end"] = lambda b, k: kind[b, k + 1]
+    if linear.block_ptr is not None and linear.super_ptr is not None:
+        blocks, supers = linear.block_ptr, linear.super_ptr
+        found["n_blocks"] = lambda: len(blocks) - 1
+        found["block_begin"] = lambda b: blocks[b]
+        found["block_end"] = lambda b: blocks[b + 1]
+        found["super_begin"] = lambda s: supers[s]
+        found["super_end"] = lambda s: supers[s + 1]
     if linear.child is not None:
         for j, row in enumerate(linear.child):
             found[f"child{j}"] = lambda n, row=row: row[n - first]

@@ -130,5 +130,7 @@ def pack_linear(linear: Linear) -> IntArray:
         linear.child_at,
         linear.token,
         linear.roots,
+        linear.block_ptr,
+        linear.super_ptr,
     ]
     return np.concatenate([p.ravel() for p in parts if p is not None])

@@ -186,7 +186,7 @@ def check(schedule: Schedule, model: ra.Model) -> None:
             (s.fused != "none", f"fuse({s.fused!r})"),
             (s.parts in ("column", "tree"), f"partition({s.parts!r})"),
         ):
-            if on and s.depth == 1:
+            if on:
                 refuse(name, "nodes are processed one by one", "add batch()")
     if s.parts == "column" and s.fused not in ("level", "model"):
         refuse("partition('column')", "there are no column blocks", "add fuse('model')")
@@ -203,6 +203,10 @@ def check(schedule: Schedule, model: ra.Model) -> None:
             refuse("unroll", "a block is computed by one thread", "use partition('row')")
         if not s.leaf_apart:
             refuse("unroll", "blocks hold internal nodes only", "add specialize('leaf')")
+        if not s.by_height:
+            refuse("unroll", "a block is a batch of subtrees", "add batch()")
+        if s.fused == "none":
+            refuse("unroll", "a node is computed whole before its parent", "add fuse('cell')")
     if s.cut is not None:
         if s.depth > 1:
             refuse("refactor", "unrolled blocks have no recursion boundary", "choose one of both")

@@ -2,7 +2,7 @@
 
    Its layout, in 32-bit words: 8 sizes (nodes, leaves, levels, edges, arity or -1, kinds, nodes of
    the forest, roots), then order, id_of, level_ptr, kind_ptr, child or child_ptr and child_at,
-   token, roots. Nodes are numbered leaves first, then by height. */
+   token, roots, and for unrolled recursion block_ptr and super_ptr. Nodes are numbered leaves first, then by height. */
 #ifndef MLSYS21_CORTEX_STRUCTURE_H
 #define MLSYS21_CORTEX_STRUCTURE_H
 
@@ -14,6 +14,7 @@ namespace cortex {
 struct Structure {
   int64_t nodes, leaves, levels, edges, arity, kinds, forest_nodes, n_roots;
   const int32_t *level_ptr, *kind_ptr, *child, *child_ptr, *child_node, *tokens, *roots;
+  const int32_t *block_ptr, *super_ptr; /* with unrolled recursion, where a level is a block */
 
   explicit Structure(const int32_t *m) {
     nodes = m[0], leaves = m[1], levels = m[2], edges = m[3];
@@ -24,6 +25,8 @@ struct Structure {
     child_node = child_ptr + inner() + 1;
     tokens = arity < 0 ? child_node + edges : child + arity * inner();
     roots = tokens + nodes;
+    block_ptr = roots + n_roots;
+    super_ptr = block_ptr + levels;
   }
   int64_t inner() const { return nodes - leaves; }
   int64_t n_nodes() const { return nodes; }
@@ -49,6 +52,12 @@ struct Structure {
   SIMD_INLINE int64_t child_end(int64_t n) const { return n < leaves ? 0 : child_ptr[n - leaves + 1]; }
   SIMD_INLINE int64_t child_at(int64_t e) const { return child_node[e]; }
   SIMD_INLINE int64_t token(int64_t n) const { return tokens[n]; }
+  SIMD_INLINE int64_t root(int64_t r) const { return roots[r]; }
+  int64_t n_blocks() const { return levels > 0 ? levels - 1 : 0; }
+  SIMD_INLINE int64_t block_begin(int64_t b) const { return block_ptr[b]; }
+  SIMD_INLINE int64_t block_end(int64_t b) const { return block_ptr[b + 1]; }
+  SIMD_INLINE int64_t super_begin(int64_t s) const { return super_ptr[s]; }
+  SIMD_INLINE int64_t super_end(int64_t s) const { return super_ptr[s + 1]; }
 };
 
 } // namespace cortex

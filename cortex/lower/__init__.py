@@ -14,6 +14,7 @@ from cortex.lower.part import Emitter, Part
 from cortex.lower.sum_order import sum_first
 from cortex.lower.tabulate import Table, Tables, leaf_kind
 from cortex.lower.tile import Tiling, column_partition, row_partition
+from cortex.lower.unroll import block_loop
 from cortex.schedule import Schedule, check
 
 __all__ = ["Lowered", "Table", "lower"]
@@ -53,7 +54,7 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
     """
     check(schedule, model)
     refused: list[tuple[str, str]] = []
-    for on, name in ((schedule.depth > 1, "unroll"), (schedule.cut is not None, "refactor")):
+    for on, name in ((schedule.cut is not None, "refactor"),):
         if on:
             refused.append((name, "this pass is not there yet"))
     stages: list[tuple[str, il.Program]] = []
@@ -78,6 +79,7 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
     if not schedule.by_height:
         program = note("barriers", insert_barriers(program))
         return Lowered(program, (), _options(schedule), tuple(refused), tuple(stages))
+    by_node = len(stages)
     program = note("batch", by_level(model, bodies, found))
     if schedule.leaf_apart:
         program = note("specialize leaf", apart(model, bodies, found))
@@ -92,7 +94,11 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
             refused.append(("tabulate", reason))
         emit = apart if schedule.leaf_apart else by_level
         program = note("tabulate", emit(model, bodies, found))
-    if schedule.fused != "none":
+    if schedule.depth > 1:
+        # Nodes are numbered by blocks, so of the stages before only those without levels hold.
+        del stages[by_node:]
+        program = note(f"unroll {schedule.depth}", unrolled(model, bodies, found, schedule))
+    elif schedule.fused != "none":
         program = note(f"fuse {schedule.fused}", fused(model, bodies, found, schedule))
     program = note("dense indexing", index_densely(program))
     program = note("barriers", insert_barriers(program))
@@ -100,6 +106,8 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
 
 
 def _options(schedule: Schedule) -> dict[str, Any]:
+    if schedule.depth > 1:
+        return {"depth": schedule.depth}
     return {"kinds": schedule.children_apart, "dedup": schedule.shared}
 
 
@@ -176,6 +184,18 @@ def fused(
         else:
             inner.append(row_partition(part, tiling, emitter))
     return _program(model, emitter, il.seq(first, _levels(il.seq(*inner))), tables)
+
+
+def unrolled(
+    model: ra.Model, bodies: _Bodies, tables: tuple[Table, ...], schedule: Schedule
+) -> il.Program:
+    """Leaves, then block by block."""
+    emitter = Emitter()
+    leaf, node = _apart_parts(bodies)
+    first = row_partition(leaf, Tiling(schedule.rows, schedule.columns), emitter)
+    return _program(
+        model, emitter, il.seq(first, block_loop(node, schedule.columns, emitter)), tables
+    )
 
 
 def _checked(

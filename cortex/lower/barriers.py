@@ -51,6 +51,26 @@ def count_barriers(stmt: il.Stmt) -> int:
     return sum(isinstance(n, il.Barrier) for n in il.walk(stmt))
 
 
+def barriers_a_pass(program: il.Program) -> int:
+    """Barriers every thread meets in one pass through the loop over levels, or over blocks."""
+    loops = [
+        n for n in il.walk(program.body) if isinstance(n, il.For) and n.dim in ("level", "block")
+    ]
+    return sum(_met(loop.body) for loop in loops if loop.kind == "serial" and _has_parallel(loop))
+
+
+def _met(stmt: il.Stmt) -> int:
+    match stmt:
+        case il.Barrier():
+            return 1
+        case il.Seq(parts):
+            return sum(_met(p) for p in parts)
+        case il.If(_, then, orelse):
+            return max(_met(then), _met(orelse))
+        case _:
+            return 0
+
+
 def without_barrier(stmt: il.Stmt, number: int) -> il.Stmt:
     """A statement with its barrier of that number, in the order of the text, removed."""
     left = number
@@ -153,7 +173,7 @@ def _nodes(loop: il.For) -> object:
         n
         for n in il.walk(loop)
         if isinstance(n, il.Call)
-        and n.fn in ("level_begin", "kind_begin", "block_begin", "n_leaves", "n_roots")
+        and n.fn in ("level_begin", "kind_begin", "super_begin", "n_leaves", "n_roots")
     ]
     return frozenset(calls)
 

@@ -7,6 +7,7 @@ import oracle
 import pytest
 
 from cortex import interpreter, models, ra, tables, weights
+from cortex.forest import Dag
 from cortex.linearize import linearize
 from cortex.lower import lower
 from cortex.lower.barriers import count_barriers, without_barrier
@@ -51,11 +52,15 @@ SCHEDULES = {
     .tabulate()
     .tile(2, 3)
     .partition("column"),
+    "unroll 2": Schedule.paper().tile(2, 3).unroll(2),
+    "unroll 3": Schedule.paper().tabulate().unroll(3),
 }
 
 
 def legal(schedule, model):
     if schedule.tables and can_tabulate(model):
+        return False
+    if schedule.depth > 1 and isinstance(model.structure, Dag):
         return False
     return not (schedule.children_apart and can_tell_children(model))
 
