@@ -1,7 +1,10 @@
 """Blocks of unrolled recursion: nodes renumbered so that a subtree of a block is contiguous."""
 
+from typing import Any
+
 import attrs
 import numpy as np
+import numpy.typing as npt
 
 from cortex.forest import IntArray
 from cortex.linearize import Linear
@@ -69,7 +72,7 @@ def into_blocks(linear: Linear, depth: int) -> Linear:
     )
 
 
-def _ints(values: IntArray) -> IntArray:
+def _ints(values: npt.NDArray[Any]) -> IntArray:
     found: IntArray = np.ascontiguousarray(values, np.int32)
     found.flags.writeable = False
     return found

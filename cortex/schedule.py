@@ -210,6 +210,11 @@ def check(schedule: Schedule, model: ra.Model) -> None:
     if s.cut is not None:
         if s.depth > 1:
             refuse("refactor", "unrolled blocks have no recursion boundary", "choose one of both")
+        if not isinstance(model.structure, Tree | Sequence):
+            way_out = "use a Tree"
+            refuse("refactor", "each parent of a DAG's node would compute its rest again", way_out)
+        if not s.leaf_apart:
+            refuse("refactor", "leaves have no call to cut", "add specialize('leaf')")
         if why := can_tell_children(model):
             refuse(
                 "refactor", f"leaf children must be told apart, but {why}", "use a smaller arity"

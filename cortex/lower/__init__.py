@@ -11,6 +11,7 @@ from cortex.lower.dense import index_densely
 from cortex.lower.expand import expand_children, push_slices
 from cortex.lower.nests import conditional, node_body, operator_nests
 from cortex.lower.part import Emitter, Part
+from cortex.lower.refactor import at_roots, refactor
 from cortex.lower.sum_order import sum_first
 from cortex.lower.tabulate import Table, Tables, leaf_kind
 from cortex.lower.tile import Tiling, column_partition, row_partition
@@ -39,11 +40,12 @@ class Lowered:
 
 @attrs.frozen
 class _Bodies:
-    """What is computed at leaves, and at internal nodes of each kind."""
+    """What is computed at leaves, at internal nodes of each kind, and at roots in the end."""
 
     leaf: dict[str, ra.Expr]
     node: dict[str, ra.Expr]
     kinds: tuple[dict[str, ra.Expr], ...] = ()
+    rest: dict[str, ra.Expr] = attrs.field(factory=dict)
 
 
 def lower(model: ra.Model, schedule: Schedule) -> Lowered:
@@ -54,9 +56,6 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
     """
     check(schedule, model)
     refused: list[tuple[str, str]] = []
-    for on, name in ((schedule.cut is not None, "refactor"),):
-        if on:
-            refused.append((name, "this pass is not there yet"))
     stages: list[tuple[str, il.Program]] = []
     bodies = _Bodies(dict(model.leaf), dict(model.node))
     found: tuple[Table, ...] = ()
@@ -88,6 +87,11 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
         kinds = tuple(bodies.node for _ in range(2**arity))
         bodies = attrs.evolve(bodies, kinds=kinds)
         program = note("specialize children", apart(model, bodies, found))
+    if schedule.cut is not None:
+        assert arity is not None
+        cut = refactor(model.name, bodies.node, schedule.cut, arity)
+        bodies = attrs.evolve(bodies, kinds=cut.kinds, rest=cut.rest)
+        program = note("refactor", apart(model, bodies, found))
     if schedule.tables:
         bodies, found, reason = tabulated(model, bodies, schedule)
         if reason:
@@ -108,7 +112,8 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
 def _options(schedule: Schedule) -> dict[str, Any]:
     if schedule.depth > 1:
         return {"depth": schedule.depth}
-    return {"kinds": schedule.children_apart, "dedup": schedule.shared}
+    kinds = schedule.children_apart or schedule.cut is not None
+    return {"kinds": kinds, "dedup": schedule.shared}
 
 
 def tabulated(
@@ -126,7 +131,7 @@ def tabulated(
     reason = None
     if tables.too_large:
         reason = f"{tables.too_large} values would take tables beyond {tables.max_bytes} bytes"
-    return _Bodies(leaf, node, tuple(kinds)), tuple(tables.found.values()), reason
+    return _Bodies(leaf, node, tuple(kinds), bodies.rest), tuple(tables.found.values()), reason
 
 
 def one_by_one(model: ra.Model, bodies: _Bodies, tables: tuple[Table, ...]) -> il.Program:
@@ -160,7 +165,8 @@ def apart(
     leaf, *rest = _apart_parts(bodies)
     first = operator_nests(leaf, emitter, every=every)
     inner = [s for part in rest for s in operator_nests(part, emitter, every=every)]
-    return _program(model, emitter, il.seq(*first, _levels(il.seq(*inner))), tables)
+    last = _roots(bodies, Tiling(8, 64), emitter)
+    return _program(model, emitter, il.seq(*first, _levels(il.seq(*inner)), last), tables)
 
 
 def fused(
@@ -178,12 +184,17 @@ def fused(
     tiling = Tiling(schedule.rows, schedule.columns)
     first = row_partition(leaf, tiling, emitter)
     inner: list[il.Stmt] = []
-    for part in rest:
-        if schedule.parts == "column":
-            inner += column_partition(part, tiling, emitter)
-        else:
-            inner.append(row_partition(part, tiling, emitter))
-    return _program(model, emitter, il.seq(first, _levels(il.seq(*inner))), tables)
+    if schedule.parts == "column":
+        parts = [attrs.evolve(part, gather=bool(bodies.rest)) for part in rest]
+        inner += column_partition(parts, tiling, emitter)
+    else:
+        inner += [row_partition(part, tiling, emitter) for part in rest]
+    last = _roots(bodies, tiling, emitter)
+    return _program(model, emitter, il.seq(first, _levels(il.seq(*inner)), last), tables)
+
+
+def _roots(bodies: _Bodies, tiling: Tiling, emitter: Emitter) -> il.Stmt:
+    return at_roots(bodies.rest, tiling, emitter) if bodies.rest else il.Seq()
 
 
 def unrolled(
@@ -211,7 +222,7 @@ def _checked(
         if schedule.fused == "cell":
             return operator_nests(part, emitter, every=False)
         if schedule.parts == "column":
-            return column_partition(part, tiling, emitter)
+            return column_partition([part], tiling, emitter)
         return [row_partition(part, tiling, emitter)]
 
     body = conditional(nests(leaf), nests(node), begin)

@@ -66,7 +66,7 @@ def reads_each(expr: ra.Expr) -> bool:
 
 def place_index(place: ra.Own | ra.Child | ra.Each, context: Context) -> il.Index:
     """The node that a place of the Recursive API means."""
-    if isinstance(place, ra.Own):
+    if isinstance(place, ra.Own):  # also a node's own cut value, where a call has been cut
         return context.row
     if isinstance(place, ra.Child):
         return il.Call(f"child{place.position}", (context.row,))

@@ -8,7 +8,7 @@ from cortex import ilir as il
 from cortex import ra
 from cortex.lower.element import Context, Held
 from cortex.lower.operators import operators
-from cortex.lower.part import Emitter, Part, axis_dims, sizes, store_value
+from cortex.lower.part import Emitter, Part, axis_dims, sizes, store_value, stored_at
 
 
 def node_body(part: Part, row: il.Index, emitter: Emitter, *, every: bool = True) -> list[il.Stmt]:
@@ -18,9 +18,10 @@ def node_body(part: Part, row: il.Index, emitter: Emitter, *, every: bool = True
     for op in operators(part.states, part.prefix, every=every):
         scope: il.Scope = "state" if op.state else "node"
         shape, dims = sizes(op.expr.shape), axis_dims(op.expr.shape)
-        emitter.declare(op.name, (il.N_NODES, *shape), ("node", *dims), scope)
-        steps.append(store_value(op.name, (row,), op.expr, context, emitter))
-        held = {op.expr: Held(op.name, (row,)), **context.held}
+        name, at = stored_at(op.name, row)
+        emitter.declare(name, (il.N_NODES, *shape), ("node", *dims), scope)
+        steps.append(store_value(name, (at,), op.expr, context, emitter))
+        held = {op.expr: Held(name, (at,)), **context.held}
         context = attrs.evolve(context, held=held)
     return steps
 

@@ -62,12 +62,14 @@ def operators(
     *,
     every: bool = False,
     known: Iterable[ra.Expr] = (),
+    gather: bool = False,
 ) -> tuple[Op, ...]:
     """The kept values of a body, states among them, each after what it reads.
 
     every:  keep each operator's value (no fusion); otherwise only what a loop nest must have whole:
             products and what enters them, reductions over children, numbers, shared values
     known:  values that are kept already
+    gather: rows that products read from other nodes' states are not kept
     """
     known = set(known)
     order = [e for e in outside_reduce(states.values()) if e not in known]
@@ -76,7 +78,7 @@ def operators(
         named.setdefault(expr, state)
     keep = {e for e in order if every and not is_trivial(e)}
     if not every:
-        keep = _must_keep(order)
+        keep = _must_keep(order, gather=gather)
     counter: Counter[str] = Counter()
     ops: list[Op] = []
     for expr in order:
@@ -96,7 +98,7 @@ def _letter(expr: ra.Expr) -> str:
     return "p" if isinstance(expr, ra.Product) else "d" if isinstance(expr, ra.Dot) else "t"
 
 
-def _must_keep(order: list[ra.Expr]) -> set[ra.Expr]:
+def _must_keep(order: list[ra.Expr], *, gather: bool) -> set[ra.Expr]:
     uses = Counter(x for e in order if not isinstance(e, ra.Reduce) for x in e.operands)
     keep: set[ra.Expr] = set()
     for expr in order:
@@ -104,7 +106,10 @@ def _must_keep(order: list[ra.Expr]) -> set[ra.Expr]:
             case ra.Product(x=x, y=y):
                 keep.add(expr)
                 for side in (x, y):
-                    if not is_trivial(side) or (side.rank == 1 and not _static(side)):
+                    packed = side.rank == 1 and not _static(side)
+                    if gather and isinstance(side, ra.ChildState):
+                        packed = False
+                    if packed or not is_trivial(side):
                         keep.add(side)
             case ra.Dot(x=x, y=y):
                 keep.add(expr)

@@ -17,19 +17,29 @@ AXES = {0: (), 1: ("j",), 2: ("i", "j")}
 class Part:
     """Nodes begin .. end - 1 of the current loop, and what is computed at each.
 
-    name:   "leaf", "node" or "kind<mask>"
-    states: state -> expression
+    name:   "leaf", "node", "root" or "kind<mask>"
+    states: state -> expression; "h@1" is the state h of child 1
+    rows:   a function from begin .. end - 1 to nodes, if these are not nodes themselves
+    gather: products read children's rows where they are, without packing them first
     """
 
     name: str
     begin: il.Index
     end: il.Index
     states: Mapping[str, ra.Expr]
+    rows: str | None = None
+    gather: bool = False
 
     @property
     def prefix(self) -> str:
         """What the names of its temporaries begin with."""
         return {"node": "", "leaf": "leaf_"}.get(self.name, f"{self.name}_")
+
+
+def stored_at(state: str, row: il.Index) -> tuple[str, il.Index]:
+    """The tensor of a state and its row: the node's own, or that of a child it finishes."""
+    name, _, child = state.partition("@")
+    return name, il.Call(f"child{child}", (row,)) if child else row
 
 
 @attrs.define

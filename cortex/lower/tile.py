@@ -13,7 +13,7 @@ from cortex import ilir as il
 from cortex import ra
 from cortex.lower.element import Context, Held, element
 from cortex.lower.operators import Op, is_gemm, operators, reads
-from cortex.lower.part import Emitter, Part, axis_dims, sizes, store_value
+from cortex.lower.part import Emitter, Part, axis_dims, sizes, store_value, stored_at
 
 _M, _J, _BLOCK, _TILE = il.Var("m"), il.Var("j"), il.Var("jb"), il.Var("t")
 
@@ -102,11 +102,13 @@ class _Place:
     begin: il.Index
     tiling: Tiling
     shared: bool
+    rows: str | None
 
     @property
     def row(self) -> il.Index:
         """The node."""
-        return il.add(self.begin, self.offset)
+        number = il.add(self.begin, self.offset)
+        return number if self.rows is None else il.Call(self.rows, (number,))
 
     @property
     def offset(self) -> il.Index:
@@ -116,8 +118,8 @@ class _Place:
 
 def row_partition(part: Part, tiling: Tiling, emitter: Emitter) -> il.Stmt:
     """Parallel over tiles of rows; a thread computes all stages of its tile."""
-    stages = place(operators(part.states, part.prefix))
-    spot = _Place(part.begin, tiling, shared=False)
+    stages = place(operators(part.states, part.prefix, gather=part.gather))
+    spot = _Place(part.begin, tiling, shared=False, rows=part.rows)
     context = Context(spot.row, {})
     steps: list[il.Stmt] = []
     for number in range(stages.last + 1):
@@ -132,14 +134,31 @@ def row_partition(part: Part, tiling: Tiling, emitter: Emitter) -> il.Stmt:
     return il.For("t", il.Int(0), _tiles(part, tiling), il.seq(*steps), "parallel", "tile")
 
 
-def column_partition(part: Part, tiling: Tiling, emitter: Emitter) -> list[il.Stmt]:
-    """Parallel over column blocks; a thread computes its columns for all nodes of the part."""
-    stages = place(operators(part.states, part.prefix))
-    spot = _Place(part.begin, tiling, shared=True)
+def column_partition(parts: Sequence[Part], tiling: Tiling, emitter: Emitter) -> list[il.Stmt]:
+    """Parallel over column blocks; a thread computes its columns for all nodes of a part.
+
+    Parts, which do not read one another, go stage by stage, so that they share barriers.
+    """
+    stages = [_column_stages(part, tiling, emitter) for part in parts]
+    longest = max(map(len, stages))
+    # Aligned at the end: a kind that has no children to finish starts later.
+    found: list[il.Stmt] = []
+    for number in range(longest):
+        for steps in stages:
+            if (at := number - (longest - len(steps))) >= 0:
+                found += steps[at]
+    return found
+
+
+def _column_stages(part: Part, tiling: Tiling, emitter: Emitter) -> list[list[il.Stmt]]:
+    """The loop nests of each stage of one part."""
+    stages = place(operators(part.states, part.prefix, gather=part.gather))
+    spot = _Place(part.begin, tiling, shared=True, rows=part.rows)
     context = Context(spot.row, {})
-    steps: list[il.Stmt] = []
+    found: list[list[il.Stmt]] = []
     for number in range(stages.last + 1):
         row_steps, blocks, context = _stage(stages, number, spot, context, emitter, part)
+        steps: list[il.Stmt] = []
         if row_steps:
             body = il.seq(*(_rows(s, part, tiling) for s in row_steps))
             steps.append(il.For("t", il.Int(0), _tiles(part, tiling), body, "parallel", "tile"))
@@ -147,7 +166,9 @@ def column_partition(part: Part, tiling: Tiling, emitter: Emitter) -> list[il.St
             body = il.seq(*(_rows(s, part, tiling) for s in body_steps))
             tiles = il.For("t", il.Int(0), _tiles(part, tiling), body, "serial", "tile")
             steps.append(_column_loop(tiles, width, tiling, "parallel"))
-    return steps
+        if steps:
+            found.append(steps)
+    return found
 
 
 def _tiles(part: Part, tiling: Tiling) -> il.Index:
@@ -261,8 +282,9 @@ def _keep(
     """Declare an operator's tensor where its readers find it."""
     shape, dims = sizes(op.expr.shape), axis_dims(op.expr.shape)
     if op.state:
-        emitter.declare(op.name, (il.N_NODES, *shape), ("node", *dims), "state")
-        return Held(op.name, (spot.row,))
+        name, row = stored_at(op.name, spot.row)
+        emitter.declare(name, (il.N_NODES, *shape), ("node", *dims), "state")
+        return Held(name, (row,))
     if not whole:
         emitter.declare(op.name, (il.Int(spot.tiling.rows), il.Int(size)), ("node", "j"), "tile")
         return Held(op.name, (_M,), (column, _J))

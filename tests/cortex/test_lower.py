@@ -60,7 +60,7 @@ SCHEDULES = {
 def legal(schedule, model):
     if schedule.tables and can_tabulate(model):
         return False
-    if schedule.depth > 1 and isinstance(model.structure, Dag):
+    if (schedule.depth > 1 or schedule.cut) and isinstance(model.structure, Dag):
         return False
     return not (schedule.children_apart and can_tell_children(model))
 

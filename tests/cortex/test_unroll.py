@@ -100,7 +100,7 @@ def test_a_block_has_one_barrier(name, depth):
 
 def test_illegal_unrolling_is_refused():
     dag = ra.trace(models.DAGRNN(6, VOCAB))
-    with pytest.raises(ScheduleError, match="unroll is illegal for DAGRNN: .*; use a Tree"):
+    with pytest.raises(ScheduleError, match=r"unroll is illegal for DAGRNN: .*; use a Tree"):
         lower(dag, Schedule.paper().unroll(2))
     tree = ra.trace(models.TreeRNN(6, VOCAB))
     apart = Schedule().batch().specialize("leaf")
