@@ -207,7 +207,7 @@ class _Generator:
             for size in self.tensors[name].shape[1:]:
                 width *= self._constant(size, self.tensors[name])
             gather += [
-                f"  for (int64_t i = 0; i < s.n_roots; i++, roots += {width})",
+                f"  for (int64_t i = 0; i < s.n_roots(); i++, roots += {width})",
                 f"    std::memcpy(roots, memory.{name}_ + s.roots[i] * {width}l, {width * 4});",
             ]
         return [

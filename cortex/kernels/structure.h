@@ -12,20 +12,20 @@
 namespace cortex {
 
 struct Structure {
-  int64_t nodes, leaves, levels, edges, arity, kinds, forest_nodes, n_roots;
+  int64_t nodes, leaves, levels, edges, arity, kinds, forest_nodes, trees;
   const int32_t *level_ptr, *kind_ptr, *child, *child_ptr, *child_node, *tokens, *roots;
   const int32_t *block_ptr, *super_ptr; /* with unrolled recursion, where a level is a block */
 
   explicit Structure(const int32_t *m) {
     nodes = m[0], leaves = m[1], levels = m[2], edges = m[3];
-    arity = m[4], kinds = m[5], forest_nodes = m[6], n_roots = m[7];
+    arity = m[4], kinds = m[5], forest_nodes = m[6], trees = m[7];
     level_ptr = m + 8 + nodes + forest_nodes;
     kind_ptr = level_ptr + levels + 1;
     child = child_ptr = kind_ptr + (kinds ? levels * (kinds + 1) : 0);
     child_node = child_ptr + inner() + 1;
     tokens = arity < 0 ? child_node + edges : child + arity * inner();
     roots = tokens + nodes;
-    block_ptr = roots + n_roots;
+    block_ptr = roots + trees;
     super_ptr = block_ptr + levels;
   }
   int64_t inner() const { return nodes - leaves; }
@@ -33,6 +33,7 @@ struct Structure {
   int64_t n_leaves() const { return leaves; }
   int64_t n_levels() const { return levels; }
   int64_t n_edges() const { return edges; }
+  int64_t n_roots() const { return trees; }
   int64_t widest_level() const {
     int64_t widest = 0;
     for (int64_t b = 0; b < levels; b++)

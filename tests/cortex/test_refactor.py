@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cortex import compiled, interpreter, models, ra, tables, weights  # noqa: E402
+from cortex import compiled, interpreter, kernel, models, ra, tables, weights  # noqa: E402
 from cortex.errors import ScheduleError  # noqa: E402
 from cortex.linearize import linearize  # noqa: E402
 from cortex.lower import lower  # noqa: E402
@@ -73,7 +73,7 @@ def test_compiled_code_equals_the_reference(
     rng, monkeypatch, name, options, op, threads, partition
 ):
     # Small work takes one thread otherwise.
-    monkeypatch.setattr(compiled, "_SMALL_WORK", 0)
+    monkeypatch.setattr(kernel, "LEAST_WORK", 0)
     model, forest, params, wanted = setup(rng, name, options, 128)
     schedule = Schedule.paper().partition(partition).refactor(op)
     net = compiled.compile(model, params, schedule=schedule, threads=threads, keep="all")
