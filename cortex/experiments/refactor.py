@@ -38,7 +38,7 @@ class Settings:
 
 
 def run(settings: Settings, ctx: Context) -> None:
-    """Compare with and without, in percent of the latency, and count barriers a level."""
+    """Compare with and without, in percent of the latency."""
     import cortex
     from cortex.experiments.variants import net_of
     from cortex.schedule import Schedule
