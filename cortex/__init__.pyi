@@ -1,5 +1,8 @@
 from . import models as models
 from . import ra as ra
+from .compiled import Compiled as Compiled
+from .compiled import Result as Result
+from .compiled import compile as compile
 from .errors import BackendError as BackendError
 from .errors import ModelError as ModelError
 from .errors import ScheduleError as ScheduleError
@@ -25,6 +28,7 @@ from .recursive import split as split
 from .recursive import sum as sum
 from .recursive import tanh as tanh
 from .recursive import where as where
+from .schedule import Schedule as Schedule
 from .weights import Mapped as Mapped
 
 __version__: str

@@ -48,6 +48,9 @@ class Linear:
     token:     (n_nodes,), -1 where there is none
     features:  (n_nodes, width) float32 or None
     roots:     (n_roots,)
+    block_ptr: (n_blocks + 1,) and super_ptr: (n_supers + 1,), with unrolling; block b is the super
+               nodes block_ptr[b] .. block_ptr[b + 1] - 1, super node s the nodes super_ptr[s] ..
+               super_ptr[s + 1] - 1, children first. A level is then a block
     memory:    the one array that all others but features are parts of; `offsets` says where
     """
 
@@ -64,6 +67,8 @@ class Linear:
     token: IntArray
     roots: IntArray
     features: FloatArray | None = None
+    block_ptr: IntArray | None = None
+    super_ptr: IntArray | None = None
     memory: IntArray = attrs.field(factory=lambda: np.empty(0, np.int32), repr=False, kw_only=True)
 
     @property
@@ -107,6 +112,7 @@ def linearize(
     *,
     kinds: bool = False,
     dedup: bool = False,
+    depth: int = 1,
     attributes: tuple[str, str] = ("children", "token"),
     tokens: Tokens = "any",
     vocab: int | None = None,
@@ -119,6 +125,7 @@ def linearize(
                 them, trees of other libraries, lists of tokens for a Sequence
     kinds:      group the nodes of a level by which of their children are leaves (arity up to 4)
     dedup:      compute equal subtrees once: equal tokens, features and children, in order
+    depth:      above 1, number by blocks of so many heights, for unrolled recursion over trees
     attributes: names of the objects' fields, or keys of dicts, for children and token
     tokens:     which nodes must have one: "all", "leaf", or "any" for none; with "leaf" those of
                 inner nodes, and with "none" all of them, are not looked at
@@ -131,6 +138,19 @@ def linearize(
     Raises StructureError for data that is not of this structure, TokenError for a token outside
     the vocabulary; both name tree and node.
     """
+    if depth > 1:
+        from cortex.blocks import into_blocks
+
+        plain = linearize(
+            data,
+            structure,
+            attributes=attributes,
+            tokens=tokens,
+            vocab=vocab,
+            feature_width=feature_width,
+            unary=unary,
+        )
+        return into_blocks(plain, depth)
     arity = structure.max_children
     if kinds and (arity is None or arity > _MOST_KIND_ARITY):
         raise ValueError(
@@ -321,6 +341,8 @@ def unpack(packed: bytes, features: FloatArray | None) -> Linear:
         token=words[at : at + n],
         roots=words[at + n : at + n + n_roots],
         features=None if features is None else features[order],
+        block_ptr=None,
+        super_ptr=None,
         memory=words,
     )
     return linear

@@ -1,8 +1,101 @@
-"""Experiments of this paper, as the runner finds them: none yet."""
+"""Experiments on Cortex."""
 
-from typing import TYPE_CHECKING
+from common.experiment import Experiment
 
-if TYPE_CHECKING:
-    from common.experiment import Experiment
-
-EXPERIMENTS: "tuple[Experiment, ...]" = ()
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        name="cortex_overall",
+        module="cortex.experiments.overall",
+        claims=(
+            "cortex.abstract.latency_reduction",
+            "cortex.fig.speedup_over_pytorch",
+            "cortex.tab.speedup_over_dynet",
+            "cortex.ours.dynet_every",
+            "cortex.ours.dynet_mean",
+            "cortex.ours.eager_mean",
+        ),
+    ),
+    Experiment(
+        name="cortex_autobatch",
+        module="cortex.experiments.autobatch",
+        claims=(
+            "cortex.ours.lstm_batch10",
+            "cortex.ours.lstm_batch10_onednn",
+            "cortex.ours.lstm_batch1",
+            "cortex.ours.lstm_paper",
+            "cortex.ours.lstm_paper_onednn",
+            "cortex.ours.lstm_eager",
+            "cortex.ours.lstm_dgl",
+            "cortex.ours.mv_dag_batched",
+        ),
+    ),
+    Experiment(
+        name="cortex_breakdown",
+        module="cortex.experiments.breakdown",
+        claims=(
+            "cortex.tab.kernel_calls",
+            "cortex.tab.scheduling_time",
+        ),
+    ),
+    Experiment(
+        name="cortex_sequence",
+        module="cortex.experiments.sequence",
+        claims=(
+            "cortex.fig.sequence_speedup",
+            "cortex.ours.sequence_256",
+            "cortex.ours.sequence_512",
+        ),
+    ),
+    Experiment(
+        name="cortex_ablation",
+        module="cortex.experiments.ablation",
+        claims=(
+            "cortex.fig.ablation",
+            "cortex.ours.ablation_step",
+        ),
+    ),
+    Experiment(
+        name="cortex_unroll",
+        module="cortex.experiments.unroll",
+        claims=(
+            "cortex.fig.unroll_treernn",
+            "cortex.fig.unroll_treelstm",
+        ),
+    ),
+    Experiment(
+        name="cortex_refactor",
+        module="cortex.experiments.refactor",
+        claims=(
+            "cortex.fig.refactor_simple_treegru",
+            "cortex.fig.refactor_treegru",
+        ),
+    ),
+    Experiment(
+        name="cortex_linearize",
+        module="cortex.experiments.linearize",
+        claims=(
+            "cortex.tab.linearization_share",
+            "cortex.ours.linearize_ns",
+            "cortex.ours.linearize_share",
+        ),
+    ),
+    Experiment(
+        name="cortex_roofline",
+        module="cortex.experiments.roofline",
+        claims=(
+            "cortex.sec.roofline_order",
+            "cortex.ours.peak_share_tree_fc",
+            "cortex.ours.peak_share_tree_lstm",
+            "cortex.ours.peak_share_tree_gru",
+        ),
+    ),
+    Experiment(
+        name="cortex_realtrees",
+        module="cortex.experiments.realtrees",
+        claims=(
+            "cortex.ours.tabulate_sst",
+            "cortex.ours.tabulate_perfect",
+            "cortex.ours.dedup",
+        ),
+    ),
+)

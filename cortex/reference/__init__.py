@@ -1,1 +1,1 @@
-"""Slow, plain versions of what is fast elsewhere; tests hold the fast ones against them."""
+"""Slow plain versions that tests hold the fast ones against."""
