@@ -113,18 +113,19 @@ def native_calls(net: Any, batches: shared.Batches) -> int:
 
     roots = to_objects(batches.forests[0])
     net(roots)
-    native, calls = net._run, 0
+    kernel = net._kernel
+    native, calls = kernel._run, 0
 
     def counted(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         return native(*arguments)
 
-    net._run = counted
+    kernel._run = counted
     try:
         net(roots)
     finally:
-        net._run = native
+        kernel._run = native
     return calls
 
 

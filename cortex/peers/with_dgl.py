@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def load() -> Any:
     """The dgl module; raises MissingExtra with the pip line."""
     os.environ.setdefault("DGLBACKEND", "pytorch")  # else it writes a file into the home folder
-    return require("dgl", "cortex_peers", "the DGL peer")
+    module = require("dgl", "cortex_peers", "the DGL peer")
+    torch.set_flush_denormal(False)  # one of its libraries switches it on for the whole thread
+    return module
 
 
 class DGL:

@@ -9,6 +9,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from common.extras import require
 from cortex.peers.problem import Problem
 
@@ -33,7 +35,10 @@ def load() -> Any:
     """
     config = require("dynet_config", "cortex_peers", "the DyNet peer")
     config.set(mem=MEMORY_MB, autobatch=1, random_seed=1)
-    return require("dynet", "cortex_peers", "the DyNet peer")
+    module = require("dynet", "cortex_peers", "the DyNet peer")
+    # Its library switches that on for the whole thread when it is loaded.
+    torch.set_flush_denormal(False)
+    return module
 
 
 class DyNet:

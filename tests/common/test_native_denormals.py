@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ OPTIONS = {
     "tt_trie.cpp": {"defines": {"TT_D": 3}},
     # It calls the interpreter it is loaded into.
     "gemm.cpp": {"link_flags": ["-Wl,-z,undefs"]},
+    "linearize.cpp": {
+        "foreign_headers": {Path(sysconfig.get_path("include")): "of the interpreter"},
+        "flags": ["-fexceptions"],
+        "link_flags": ["-Wl,-z,undefs"],
+    },
 }
 
 
@@ -69,6 +75,7 @@ def test_no_kernel_of_the_repository_flushes_denormals() -> None:
         "from pathlib import Path\n"
         "from common import native\n"
         "from ttrec.kernels import tt_eager\n"
+        "from pathlib import PosixPath\n"
         f"options = {OPTIONS!r} | {{'tt_eager.cpp': tt_eager.build_options()}}\n"
         "recipes = []\n"
         "for path in map(Path, sys.argv[1:]):\n"

@@ -133,3 +133,11 @@ def test_an_absent_peer_gives_the_pip_line(name, module, monkeypatch):
             home.load()
     finally:
         home.load.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["dynet", "dgl"])
+def test_peers_leave_the_arithmetic_of_the_process_as_it_was(name):
+    if peers.absent([name]):
+        pytest.skip(f"{name} is not installed")
+    peers.make(name, peers.make_problem("tree_fc", 4, 5))
+    assert np.float32(1e-30) * np.float32(1e-10) > 0
