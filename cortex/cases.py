@@ -99,11 +99,16 @@ class Batches:
         )
         self.flops = product_flops(case.model, case.hidden) * inner / distinct
 
-    def fresh(self, run: Callable[[Sequence[Any]], Any]) -> Callable[[], Any]:
-        """A function of no arguments that runs the next batches; gives the last batch's result."""
+    def fresh(
+        self, run: Callable[[Any], Any], form: Callable[[Forest], Any] | None = None
+    ) -> Callable[[], Any]:
+        """A function of no arguments that runs the next batches; gives the last batch's result.
+
+        form: makes what `run` is given of a forest; node objects without it
+        """
         from cortex.structures import to_objects
 
-        stock = [to_objects(forest) for forest in self.forests]
+        stock = [(form or to_objects)(forest) for forest in self.forests]
         at = 0
 
         def call() -> Any:

@@ -17,19 +17,24 @@ if TYPE_CHECKING:
 
     from common.claims import Claim
     from common.report.charts import Chart
+    from cortex.forest import Structure
+
+FORMATS = ("objects", "forest", "parents", "lists", "text", "networkx")
 
 
 @attrs.frozen
 class Settings:
     """cases: "model/data/batch" whose trees are linearized, at this hidden size for the share
 
-    batches: numbers of SST-like trees whose objects are linearized
+    batches: numbers of SST-like trees that are linearized
+    formats: what they are given as, node objects and others, see cortex.experiments.formats
     halfwidth: wanted half-width of each ratio;  max_seconds: longest time for one comparison
     """
 
     cases: list[str] = attrs.field(validator=shared.is_cases)
     hidden: int = attrs.field(validator=ge(16))
     batches: list[int] = attrs.field(validator=deep_iterable(ge(1)))
+    formats: list[str] = attrs.field(validator=shared.one_of(FORMATS))
     halfwidth: float = attrs.field(validator=gt(0))
     max_seconds: float = attrs.field(validator=gt(0))
 
@@ -68,6 +73,7 @@ def run(settings: Settings, ctx: Context) -> None:
                 "ns_per_node", 1e9 * seconds / nodes, "ns", timed=True, batch=batch, data="sst",
                 nodes=round(batches.nodes), system=system,
             )  # fmt: skip
+        _compare_formats(settings, ctx, batches, structure, batch, options)
     for text in ctx.progress(settings.cases, "case"):
         case = shared.Case.of(text, settings.hidden)
         problem = case.problem()
@@ -100,6 +106,44 @@ def run(settings: Settings, ctx: Context) -> None:
             )  # fmt: skip
 
 
+def _compare_formats(
+    settings: Settings,
+    ctx: Context,
+    batches: shared.Batches,
+    structure: Structure,
+    batch: int,
+    options: dict[str, Any],
+) -> None:
+    """The same trees as node objects and in other forms, reading the form included."""
+    from cortex.experiments.formats import FORMS, same_trees
+
+    others = [name for name in settings.formats if name != "objects"]
+    for name in others:
+        found = ctx.compare(
+            "format_speedup",
+            {
+                form: batches.fresh(
+                    partial(FORMS[form].linearize, structure=structure), FORMS[form].make
+                )
+                for form in (name, "objects")
+            },
+            baseline="objects",
+            verify=same_trees,
+            subject=name,
+            batch=batch,
+            data="sst",
+            **options,
+        )
+        times = {name: found[name].seconds_min}
+        if name == others[0]:
+            times["objects"] = found.baseline_seconds_min
+        for form, seconds in times.items():
+            ctx.record(
+                None, "format_ns_per_node", 1e9 * seconds / (batches.nodes * batches.group), "ns",
+                timed=True, batch=batch, data="sst", format=form,
+            )  # fmt: skip
+
+
 def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
     """Time a node by number of trees, and shares of the latency."""
     from common.report.charts import bars, lines
@@ -112,6 +156,18 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
             "axis.batch",
             "Linearization of Python objects",
             "Least time a node, SST-like trees; python is the same in plain Python.",
+            x_title="trees",
+            y_title="ns a node",
+            log_x=True,
+            log_y=True,
+        ),
+        lines(
+            frame[frame["metric"] == "format_ns_per_node"],
+            "axis.batch",
+            "Linearization by input format",
+            "Least time a node, SST-like trees, reading the format included. Objects and forests "
+            "go to native code at once; other formats are read in Python first.",
+            color="axis.format",
             x_title="trees",
             y_title="ns a node",
             log_x=True,

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from common.claims import Claim
     from common.report.charts import Chart
+    from cortex.schedule import Partition
 
 MODELS = {
     "TreeGRU": "cortex.fig.refactor_treegru",
     "SimpleTreeGRU": "cortex.fig.refactor_simple_treegru",
 }
+#: What a thread owns of a level.
+PARTITIONS: tuple[Partition, ...] = ("row", "column")
 
 
 @attrs.frozen
@@ -38,16 +41,22 @@ class Settings:
 
 
 def run(settings: Settings, ctx: Context) -> None:
-    """Compare with and without, in percent of the latency."""
+    """Compare with and without, in percent of the latency; count the barriers of a level.
+
+    Rows shared out among threads need one barrier a level whatever the model. Columns shared out
+    need one before each product that depends on another: these are what refactoring saves.
+    """
     import cortex
     from cortex.experiments.variants import net_of
     from cortex.schedule import Schedule
 
+    plain = Schedule.paper()
     for model in ctx.progress(settings.models, "model"):
+        for partition in PARTITIONS:
+            _record_barriers(ctx, model, settings.hidden, partition)
         for batch in settings.batches:
             case = shared.Case("tree_gru", "perfect", batch, settings.hidden)
             batches = shared.Batches(case, ctx.rng(f"{batch}"))
-            plain = Schedule.paper()
             try:
                 moved = net_of(model, case, plain.refactor("Uh"), ctx.threads)
             except cortex.ScheduleError as refused:
@@ -76,11 +85,35 @@ def run(settings: Settings, ctx: Context) -> None:
             )  # fmt: skip
 
 
+def _record_barriers(ctx: Context, model: str, hidden: int, partition: Partition) -> None:
+    """Barriers each thread meets in a level, without and with refactoring."""
+    import cortex
+    from cortex import models, ra
+    from cortex.cases import VOCAB
+    from cortex.lower import lower
+    from cortex.lower.barriers import barriers_a_pass
+    from cortex.schedule import Schedule
+
+    traced = ra.trace(getattr(models, model)(hidden, VOCAB))
+    plain = Schedule.paper().partition(partition)
+    for system, schedule in (("plain", plain), ("refactored", plain.refactor("Uh"))):
+        try:
+            program = lower(traced, schedule).program
+        except cortex.ScheduleError as refused:
+            ctx.log.warning("barriers of %s are left out: %s", model, refused)
+            return
+        ctx.record(
+            None, "barriers", float(barriers_a_pass(program)), "barriers", model=model,
+            hidden=hidden, partition=partition, system=system,
+        )  # fmt: skip
+
+
 def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
-    """Gain by model, beside what is recalled of the paper."""
+    """Gain by model, beside what is recalled of the paper; barriers of a level."""
     from common.report.charts import bars
 
     rows = frame[frame["metric"] == "latency_gain"]
+    counts = frame[frame["metric"] == "barriers"]
     return [
         bars(
             rows.assign(batch=[f"batch {b:g}" for b in rows["axis.batch"]]),
@@ -90,5 +123,18 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
             "recalled: about nothing for TreeGRU, 25% for the simplified one.",
             color="batch",
             y_title="gain in %",
-        )
+        ),
+        bars(
+            counts.assign(
+                setting=[
+                    f"{m}, {p}s shared out"
+                    for m, p in zip(counts["axis.model"], counts["axis.partition"], strict=True)
+                ]
+            ),
+            "setting",
+            "Barriers a level",
+            "How often threads wait for one another in each level of the trees.",
+            color="axis.system",
+            y_title="barriers",
+        ),
     ]

@@ -9,12 +9,14 @@ from common import claims, roofline
 from common.experiment import Options
 from common.results import Store
 from common.runner import Job, run_one
-from cortex import peers
+from cortex import linearize as linear
+from cortex import peers, structures
 from cortex.experiments import (
     EXPERIMENTS,
     ablation,
     autobatch,
     breakdown,
+    formats,
     linearize,
     overall,
     realtrees,
@@ -23,6 +25,7 @@ from cortex.experiments import (
     unroll,
 )
 from cortex.experiments import roofline as roof
+from cortex.forest import Tree
 
 BRIEF = {"halfwidth": 0.9, "max_seconds": 0.02}
 SETTINGS = {
@@ -47,7 +50,8 @@ SETTINGS = {
         models=["TreeGRU", "SimpleTreeGRU"], batches=[1], hidden=16, **BRIEF
     ),
     "linearize": linearize.Settings(
-        cases=["tree_lstm/sst/10"], hidden=16, batches=[1, 40], **BRIEF
+        cases=["tree_lstm/sst/10"], hidden=16, batches=[1, 40], formats=list(linearize.FORMATS),
+        **BRIEF,
     ),
     "roofline": roof.Settings(models=["tree_fc", "tree_lstm"], hidden=16, batches=[10], **BRIEF),
     "realtrees": realtrees.Settings(modules=1, hidden=16, batch=2, **BRIEF),
@@ -143,6 +147,46 @@ def test_ours_makes_one_native_call(run):
     calls = frame[frame["metric"] == "kernel_calls"].set_index("axis.system")["value"]
     assert calls["ours"] == 1
     assert calls["level_batched"] > 20
+
+
+def test_refactoring_saves_a_barrier_where_columns_are_shared_out(run):
+    frame = run("refactor")
+    counts = frame[frame["metric"] == "barriers"]
+    for model in ("TreeGRU", "SimpleTreeGRU"):
+        rows = counts[counts["axis.model"] == model]
+        found = rows.set_index(["axis.partition", "axis.system"])["value"].to_dict()
+        assert found["row", "plain"] == found["row", "refactored"] == 1
+        assert found["column", "plain"] == found["column", "refactored"] + 1
+
+
+def test_every_format_is_linearized_at_every_batch_size(run):
+    frame = run("linearize")
+    rows = frame[frame["metric"] == "format_ns_per_node"]
+    found = set(zip(rows["axis.format"], rows["axis.batch"], strict=True))
+    assert found == {(name, batch) for name in linearize.FORMATS for batch in (1, 40)}
+    assert len(rows) == len(found)
+
+
+@pytest.mark.parametrize("name", formats.FORMS)
+def test_a_format_holds_the_same_trees(name):
+    forest = structures.sst_like(5, seed=3, vocab=50)
+    form = formats.FORMS[name]
+    wanted = linear.linearize(forest, Tree(2))
+    found = form.linearize(form.make(forest), Tree(2))
+    assert formats.same_trees(found, wanted)
+    assert not formats.same_trees(
+        found, linear.linearize(structures.sst_like(5, seed=4, vocab=50), Tree(2))
+    )
+    # What the recursion computes from the left and the right child tells their order apart.
+    assert spelled(found) == spelled(wanted)
+
+
+def spelled(numbered):
+    """Every tree as brackets around its words."""
+    texts = [str(t) for t in numbered.token.tolist()]
+    for n, (left, right) in enumerate(numbered.child.T.tolist(), start=numbered.n_leaves):
+        texts[n] = f"({texts[left]} {texts[right]})"
+    return [texts[root] for root in numbered.roots.tolist()]
 
 
 def test_intensities_follow_the_formula():
