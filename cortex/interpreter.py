@@ -330,7 +330,10 @@ class _Thread:
             else None
         )
         if shape is None or np.ndim(x) != rank + 1 or np.ndim(y) != rank + 1:
-            return np.sum(np.broadcast_to(x * y, (extent,) + (1,) * rank), axis=0)
+            # A side without axes, a number, takes those of the other.
+            terms = np.asarray(x * y)
+            rest = terms.shape[1:] if terms.ndim == rank + 1 else (1,) * rank
+            return np.sum(np.broadcast_to(terms, (extent, *rest)), axis=0)
         letters = "abcdefgh"[:rank]
 
         def used(v: Array) -> tuple[Array, str]:

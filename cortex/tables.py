@@ -55,7 +55,7 @@ def _rows(expr: ra.Expr, params: Mapping[str, Array], done: Mapping[str, Array])
             case ra.Tabulated():
                 return done[e.name].astype(np.float64)
             case ra.Number():
-                return np.array([e.value])
+                return np.full((1, *e.shape), e.value)
             case ra.Unary():
                 return _UNARY[e.op](at(e.x))
             case ra.Binary():

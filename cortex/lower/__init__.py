@@ -56,6 +56,8 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
     """
     check(schedule, model)
     refused: list[tuple[str, str]] = []
+    if schedule.persistent:
+        refused.append(("persist", "weights are packed once under every schedule: it adds nothing"))
     stages: list[tuple[str, il.Program]] = []
     bodies = _Bodies(dict(model.leaf), dict(model.node))
     found: tuple[Table, ...] = ()

@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 
+import cortex as cx
 from cortex import interpreter, models, ra, tables, weights
 from cortex.forest import Dag
 from cortex.linearize import linearize
@@ -82,6 +83,40 @@ def assert_same(program, linear, arrays, wanted, tolerance=TOLERANCE, **options)
         np.testing.assert_allclose(
             found[state], wanted[state][linear.order], rtol=tolerance, atol=tolerance
         )
+
+
+class Gated(cx.Recursive):
+    """Leaves have no body of their own: sigmoid(0) makes their product one of a constant."""
+
+    structure = cx.Tree(arity=2)
+
+    def __init__(self, hidden, vocab):
+        self.E, self.W = cx.Param(vocab, hidden), cx.Param(hidden, hidden)
+        self.state(h=hidden)
+
+    def node(self, n):
+        gate = cx.sigmoid(n.left.h + n.right.h)
+        return {"h": cx.tanh(gate @ self.W + self.E[n.token])}
+
+
+class Constant(Gated):
+    """Leaves hold a constant, which their parents multiply."""
+
+    def leaf(self, n):
+        return {"h": cx.constant(0.5, HIDDEN)}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("made", [Gated, Constant])
+def test_a_product_of_a_constant_is_computed_as_any_other(rng, made, schedule):
+    model = ra.trace(made(HIDDEN, VOCAB))
+    forest, params = oracle.random_trees(rng, VOCAB), weights.seeded(model, seed=3)
+    lowered = lower(model, SCHEDULES[schedule])
+    linear = linearize(forest, model.structure, **lowered.linear_options)
+    tolerance = 3e-6 if lowered.tables else TOLERANCE
+    wanted = evaluate(model, forest, params)
+    for _, program in lowered.stages:
+        assert_same(program, linear, arrays_of(lowered, params), wanted, tolerance)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
