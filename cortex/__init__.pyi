@@ -1,5 +1,6 @@
 from . import models as models
 from . import ra as ra
+from . import structures as structures
 from .compiled import Compiled as Compiled
 from .compiled import Result as Result
 from .compiled import compile as compile

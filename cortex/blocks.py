@@ -1,4 +1,7 @@
-"""Blocks of unrolled recursion: nodes renumbered so that a subtree of a block is contiguous."""
+"""Blocks of unrolled recursion: nodes renumbered so that a subtree of a block is contiguous.
+
+The native linearizer numbers so at once; this is the same in NumPy, for where there is no compiler.
+"""
 
 from typing import Any
 
@@ -17,6 +20,8 @@ def into_blocks(linear: Linear, depth: int) -> Linear:
     a node whose parent is in another block, with all below it that are in this one. The nodes of a
     super node are contiguous, children first. Leaves keep their numbers; a level of the result is
     a block.
+
+    Raises ValueError for nodes with several parents: they would belong to several super nodes.
     """
     n, first = linear.n_nodes, linear.n_leaves
     height = np.repeat(np.arange(linear.n_levels), np.diff(linear.level_ptr))
@@ -29,12 +34,17 @@ def into_blocks(linear: Linear, depth: int) -> Linear:
         assert linear.child_ptr is not None
         assert linear.child_at is not None
         parent[linear.child_at] = np.repeat(np.arange(first, n), np.diff(linear.child_ptr))
-    # The top of each node's super node: up by parents of the same block, depth - 1 at most.
-    top = np.arange(first, n)
-    for _ in range(depth - 1):
-        up = parent[top]
-        inside = (up >= 0) & (block[np.maximum(up, first) - first] == block)
-        top = np.where(inside, up, top)
+    edges_of = linear.child_at if linear.child is None else linear.child
+    assert edges_of is not None
+    if (parent >= 0).sum() != edges_of.size:
+        raise ValueError("blocks need a tree, got nodes with several parents: use a depth of 1")
+    # The top of each node's super node: up by parents of the same block, twice as far each time.
+    up = np.maximum(parent[first:] - first, 0)
+    inside = (parent[first:] >= 0) & (block[up] == block) if len(block) else up < 0
+    top = np.where(inside, up, np.arange(n - first))
+    while len(top) and ((further := top[top]) != top).any():
+        top = further
+    top += first
     sequence = np.lexsort((height[first:], top, block))  # new inner node -> old, less the leaves
     old = np.concatenate([np.arange(first), sequence + first])
     new = np.empty(n, np.int64)

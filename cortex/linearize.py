@@ -27,6 +27,7 @@ Tokens: TypeAlias = Literal["none", "any", "leaf", "all"]
 _TREE, _KINDS, _DEDUP, _FOREST, _NODES = 1, 2, 4, 8, 16  # bits of the native options word
 _NEEDED = {"none": 0, "leaf": 1, "all": 2, "any": 3}
 _MOST_KIND_ARITY = 4
+_MOST_DEPTH = 2**31 - 1
 _HEADER = 8
 _read_header = struct.Struct(f"={_HEADER}i").unpack_from
 
@@ -103,6 +104,8 @@ _ARRAYS = (
     "child_at",
     "token",
     "roots",
+    "block_ptr",
+    "super_ptr",
 )
 
 
@@ -125,7 +128,8 @@ def linearize(
                 them, trees of other libraries, lists of tokens for a Sequence
     kinds:      group the nodes of a level by which of their children are leaves (arity up to 4)
     dedup:      compute equal subtrees once: equal tokens, features and children, in order
-    depth:      above 1, number by blocks of so many heights, for unrolled recursion over trees
+    depth:      above 1, number by blocks of so many heights, for unrolled recursion over trees;
+                without kinds and dedup
     attributes: names of the objects' fields, or keys of dicts, for children and token
     tokens:     which nodes must have one: "all", "leaf", or "any" for none; with "leaf" those of
                 inner nodes, and with "none" all of them, are not looked at
@@ -138,29 +142,12 @@ def linearize(
     Raises StructureError for data that is not of this structure, TokenError for a token outside
     the vocabulary; both name tree and node.
     """
-    if depth > 1:
-        from cortex.blocks import into_blocks
-
-        plain = linearize(
-            data,
-            structure,
-            attributes=attributes,
-            tokens=tokens,
-            vocab=vocab,
-            feature_width=feature_width,
-            unary=unary,
-        )
-        return into_blocks(plain, depth)
-    arity = structure.max_children
-    if kinds and (arity is None or arity > _MOST_KIND_ARITY):
-        raise ValueError(
-            f"kinds need a fixed number of children up to {_MOST_KIND_ARITY}, got {structure}"
-        )
+    _check_options(structure, kinds, dedup, depth)
     is_plain = feature_width is None and unary == "keep"
     if is_plain and type(data) is not Forest and not isinstance(structure, Sequence):
         roots = _plain_roots(data)
         if roots is not None and (native := _native()) is not None:
-            return _walk(native, roots, structure, attributes, kinds, dedup, tokens, vocab)
+            return _walk(native, roots, structure, attributes, kinds, dedup, depth, tokens, vocab)
     from cortex import structures
 
     forest = structures.as_forest(
@@ -171,6 +158,7 @@ def linearize(
         structure,
         kinds=kinds,
         dedup=dedup,
+        depth=depth,
         tokens=tokens,
         vocab=vocab,
         feature_width=feature_width,
@@ -183,6 +171,7 @@ def linearize_forest(
     *,
     kinds: bool = False,
     dedup: bool = False,
+    depth: int = 1,
     tokens: Tokens = "any",
     vocab: int | None = None,
     feature_width: int | None = None,
@@ -190,13 +179,19 @@ def linearize_forest(
     """The same for arrays; arguments and errors are those of `linearize`."""
     from cortex import problems
 
+    _check_options(structure, kinds, dedup, depth)
     problems.check_features(forest, feature_width)
     native = _native()
     if native is None:
         from cortex.reference import linearize as reference
 
         problems.check(forest, structure, tokens=tokens, vocab=vocab)
-        return reference.linearize(forest, structure, kinds=kinds, dedup=dedup, tokens=tokens)
+        plain = reference.linearize(forest, structure, kinds=kinds, dedup=dedup, tokens=tokens)
+        if depth == 1:
+            return plain
+        from cortex.blocks import into_blocks
+
+        return into_blocks(plain, depth)
     result = native.number(
         forest.child_ptr,
         forest.child_idx,
@@ -207,6 +202,7 @@ def linearize_forest(
         _flags(structure, kinds, dedup),
         _NEEDED[tokens],
         -1 if vocab is None else vocab,
+        min(depth, _MOST_DEPTH),
     )
     if result is None:
         problems.refuse(forest, structure, tokens=tokens, vocab=vocab)
@@ -234,10 +230,27 @@ def walk_to_forest(
         _FOREST | _NODES,
         _NEEDED[tokens],
         -1,
+        1,
     )
     if len(result) > 2:
         _refuse_object(result, attributes)
     return _forest_of(result[0]), result[1]
+
+
+def _check_options(structure: Structure, kinds: bool, dedup: bool, depth: int) -> None:
+    arity = structure.max_children
+    if kinds and (arity is None or arity > _MOST_KIND_ARITY):
+        raise ValueError(
+            f"kinds need a fixed number of children up to {_MOST_KIND_ARITY}, got {structure}"
+        )
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    if depth > 1 and (kinds or dedup or isinstance(structure, Dag)):
+        got = "kinds" if kinds else "dedup" if dedup else structure
+        raise ValueError(
+            f"blocks of depth {depth} need trees without kinds and dedup, got {got}: "
+            "use a depth of 1"
+        )
 
 
 def _flags(structure: Structure, kinds: bool, dedup: bool) -> int:
@@ -263,6 +276,7 @@ def _walk(
     attributes: tuple[str, str],
     kinds: bool,
     dedup: bool,
+    depth: int,
     tokens: Tokens,
     vocab: int | None,
 ) -> Linear:
@@ -276,6 +290,7 @@ def _walk(
         _flags(structure, kinds, dedup),
         _NEEDED[tokens],
         -1 if vocab is None else vocab,
+        min(depth, _MOST_DEPTH),
     )
     if type(result) is tuple:
         from cortex import problems
@@ -325,6 +340,11 @@ def unpack(packed: bytes, features: FloatArray | None) -> Linear:
         at += n_inner + 1
         child_at = words[at : at + n_edges]
         at += n_edges
+    ends = at + n + n_roots
+    block_ptr = super_ptr = None
+    if ends < len(words):
+        block_ptr = words[ends : ends + max(n_levels, 1)]
+        super_ptr = words[ends + max(n_levels, 1) :]
     linear = Linear.__new__(Linear)
     # As __init__ would, in a third of its time: a call for a single tree takes microseconds.
     linear.__dict__.update(
@@ -339,10 +359,10 @@ def unpack(packed: bytes, features: FloatArray | None) -> Linear:
         child_ptr=child_ptr,
         child_at=child_at,
         token=words[at : at + n],
-        roots=words[at + n : at + n + n_roots],
+        roots=words[at + n : ends],
         features=None if features is None else features[order],
-        block_ptr=None,
-        super_ptr=None,
+        block_ptr=block_ptr,
+        super_ptr=super_ptr,
         memory=words,
     )
     return linear
@@ -384,8 +404,8 @@ def _native() -> _Native | None:
     obj, i32 = ctypes.py_object, ctypes.c_int32
     walk, number = functions.cortex_walk, functions.cortex_number
     walk.restype = number.restype = obj
-    walk.argtypes = [obj, obj, obj, i32, i32, i32, i32]
-    number.argtypes = [*[obj] * 5, *[i32] * 4]
+    walk.argtypes = [*[obj] * 3, *[i32] * 5]
+    number.argtypes = [*[obj] * 5, *[i32] * 5]
     return _Native(walk, number)
 
 

@@ -12,6 +12,7 @@
      order[n] id_of[n_forest] level_ptr[n_levels + 1] kind_ptr[n_levels][n_kinds + 1] (with kinds)
      child[arity][n - n_leaves]  or  child_ptr[n - n_leaves + 1] child_at[n_edges]
      token[n] roots[n_roots]
+     block_ptr[n_blocks + 1] super_ptr[n_supers + 1]   (depth above 1; a level is then a block)
    Forest: 4 of header {n, n_edges, n_roots, 0}, then child_ptr[n + 1] child_idx roots token.
    Inner nodes of Linear are counted from n_leaves on. Equal heights keep the order of the forest. */
 #define PY_SSIZE_T_CLEAN
@@ -185,6 +186,7 @@ struct Options {
   int32_t arity;     // children of an inner node, -1 for any number
   bool is_tree;      // at most one parent
   bool kinds, dedup;
+  int32_t depth;     // heights a block spans; above 1 only for trees, without kinds and dedup
   int32_t tokens;    // 0 not read, 1 leaves need one, 2 all need one, 3 read where there is one
   int32_t vocab;     // tokens that are read lie below it; -1 is unbounded
   const uint8_t* features;
@@ -360,6 +362,51 @@ int64_t merge_equal(Scratch& s, const Graph& g, const Options& o, int64_t n_in_o
   return kept;
 }
 
+/* Sorts the inner nodes, which are in order of height, by blocks of `depth` heights and within a
+   block by super nodes: a node whose parent lies in another block, with all below it that lie in
+   this one. Fills distinct with the first node of each super node, in the new order, and a last
+   entry; parent_idx with the first super node of each block, and a last entry.
+
+   The tops of a block are above those of the blocks before it, so the place of a node's top in the
+   old order is all there is to sort by; equal ones stay in order of height, children first. */
+void group_into_blocks(Scratch& s, const Graph& g, int32_t depth, int64_t n_leaves) {
+  const int32_t* height = s.height.at;
+  const int64_t n_inner = g.n - n_leaves;
+  int32_t* inner = s.order.at + n_leaves;
+  int32_t* top = s.key.resize(g.n);  // of a node of the forest; its top's place among the inner
+  int32_t* count = s.count.resize(n_inner + 1);
+  std::memset(count, 0, sizeof(int32_t) * (n_inner + 1));
+  for (int64_t i = 0; i < n_inner; ++i) top[inner[i]] = static_cast<int32_t>(i);
+  int32_t lowest = INT32_MAX;  // height of this node's block
+  for (int64_t i = n_inner - 1; i >= 0; --i) {
+    int32_t n = inner[i];
+    if (height[n] < lowest) lowest = (height[n] - 1) / depth * depth + 1;
+    ++count[top[n]];
+    for (int32_t e = g.child_ptr[n]; e < g.child_ptr[n + 1]; ++e)
+      if (height[g.child_idx[e]] >= lowest) top[g.child_idx[e]] = top[n];
+  }
+  s.distinct.size = s.parent_idx.size = 0;
+  int32_t begin = 0, highest = 0;  // of the block we are in
+  for (int64_t i = 0; i < n_inner; ++i) {
+    if (!count[i]) continue;
+    if (height[inner[i]] > highest) {
+      s.parent_idx.push(static_cast<int32_t>(s.distinct.size));
+      highest = ((height[inner[i]] - 1) / depth + 1) * int64_t{depth} < INT32_MAX
+                    ? ((height[inner[i]] - 1) / depth + 1) * depth
+                    : INT32_MAX;
+    }
+    s.distinct.push(static_cast<int32_t>(n_leaves) + begin);
+    int32_t size = count[i];
+    count[i] = begin;
+    begin += size;
+  }
+  s.parent_idx.push(static_cast<int32_t>(s.distinct.size));
+  s.distinct.push(static_cast<int32_t>(g.n));
+  int32_t* placed = s.work.resize(n_inner);
+  for (int64_t i = 0; i < n_inner; ++i) placed[count[top[inner[i]]]++] = inner[i];
+  if (n_inner) std::memcpy(inner, placed, sizeof(int32_t) * n_inner);
+}
+
 /* The whole numbering as bytes; None if the graph is not what the options allow. */
 PyObject* number(Scratch& s, const Graph& g, const Options& o) {
   if (!is_fit(s, g, o) || !find_heights(s, g, o.arity, o.is_forest)) Py_RETURN_NONE;
@@ -401,11 +448,17 @@ PyObject* number(Scratch& s, const Graph& g, const Options& o) {
     for (int64_t k = 1; k < n_keys; ++k) count[k] += count[k - 1];
   }
   const int64_t n_leaves = n_levels ? count[width - 1] : 0, n_inner = n_kept - n_leaves;
+  const bool blocks = o.depth > 1;
+  if (blocks) {
+    group_into_blocks(s, g, o.depth, n_leaves);
+    if (n_levels) n_levels = static_cast<int32_t>(s.parent_idx.size);  // the leaves and each block
+  }
 
   const int64_t links = o.arity >= 0 ? o.arity * n_inner : n_inner + 1 + n_edges;
   const int64_t words = 8 + n_kept + g.n + n_levels + 1 +
                         static_cast<int64_t>(o.kinds) * n_levels * (n_kinds + 1) + links +
-                        n_kept + g.n_roots;
+                        n_kept + g.n_roots +
+                        (blocks ? s.parent_idx.size + s.distinct.size : 0);
   PyObject* bytes = PyBytes_FromStringAndSize(nullptr, words * 4);
   if (!bytes) return nullptr;
   int32_t* out = reinterpret_cast<int32_t*>(PyBytes_AS_STRING(bytes));
@@ -421,7 +474,8 @@ PyObject* number(Scratch& s, const Graph& g, const Options& o) {
   if (o.dedup)
     for (int64_t n = 0; n < g.n; ++n) id_of[n] = id_of[s.distinct[n]];
   *out++ = 0;
-  for (int64_t b = 0; b < n_levels; ++b) *out++ = count[(b + 1) * width - 1];
+  for (int64_t b = 0; b < n_levels; ++b)
+    *out++ = blocks ? s.distinct[s.parent_idx[b]] : count[(b + 1) * width - 1];
   if (o.kinds)
     for (int64_t b = 0, end = 0; b < n_levels; ++b) {
       *out++ = static_cast<int32_t>(end);
@@ -455,8 +509,21 @@ PyObject* number(Scratch& s, const Graph& g, const Options& o) {
   for (int64_t i = 0; i < n_kept; ++i) out[i] = g.token[order[i]];
   out += n_kept;
   for (int64_t r = 0; r < g.n_roots; ++r) out[r] = id_of[g.roots[r]];
+  out += g.n_roots;
+  if (blocks) {
+    std::memcpy(out, s.parent_idx.at, sizeof(int32_t) * s.parent_idx.size);
+    std::memcpy(out + s.parent_idx.size, s.distinct.at, sizeof(int32_t) * s.distinct.size);
+  }
   return bytes;
 }
+
+/* A reference of ours, given back however we leave. */
+struct Held {
+  PyObject* object;
+  explicit Held(PyObject* taken = nullptr) : object(taken) {}
+  Held(const Held&) = delete;
+  ~Held() { Py_XDECREF(object); }
+};
 
 /* ---- the walk over Python objects ----------------------------------------------------------- */
 
@@ -600,7 +667,7 @@ struct Walk {
   bool add_children(PyObject* value, bool is_list_alone) {
     PyObject** items;
     Py_ssize_t n;
-    PyObject* held = nullptr;
+    Held held;
     if (PyList_Check(value)) {
       items = reinterpret_cast<PyListObject*>(value)->ob_item;
       n = PyList_GET_SIZE(value);
@@ -613,17 +680,16 @@ struct Walk {
       if (PyUnicode_Check(value) || PyDict_Check(value) || PyBytes_Check(value))
         return fail(kBadChildren, s.child_ptr.size - 1, value);
       own();
-      held = PySequence_Fast(value, "");
-      if (!held) {
+      held.object = PySequence_Fast(value, "");
+      if (!held.object) {
         if (!PyErr_ExceptionMatches(PyExc_TypeError)) return false;
         PyErr_Clear();
         return fail(kBadChildren, s.child_ptr.size - 1, value);
       }
-      items = PySequence_Fast_ITEMS(held);
-      n = PySequence_Fast_GET_SIZE(held);
+      items = PySequence_Fast_ITEMS(held.object);
+      n = PySequence_Fast_GET_SIZE(held.object);
     }
     if (s.nodes.size + n > kMaxNodes || s.child_idx.size + n > kMaxNodes) {
-      Py_XDECREF(held);
       PyErr_Format(PyExc_OverflowError, "a forest must have at most %lld nodes",
                    static_cast<long long>(kMaxNodes));
       return false;
@@ -640,7 +706,6 @@ struct Walk {
         s.child_idx.push(add(child, once));
       }
     }
-    Py_XDECREF(held);
     return fit;
   }
 
@@ -685,10 +750,9 @@ struct Walk {
       /* The node's own field holds the list, so its items outlive this walk. */
       if (!PyList_Check(value) && !PyTuple_Check(value) && value != Py_None) {
         Py_INCREF(value);
+        Held held(value);
         own();
-        bool fit = add_children(value, false);
-        Py_DECREF(value);
-        if (!fit) return false;
+        if (!add_children(value, false)) return false;
       } else if (!add_children(value, Py_REFCNT(value) == 1)) {
         return false;
       }
@@ -697,9 +761,8 @@ struct Walk {
       value = ask(node, children_name, is_error);
       if (is_error) return false;
       if (!value) return fail(kBadChildren, id, reinterpret_cast<PyObject*>(Py_TYPE(node)));
-      bool fit = add_children(value, false);
-      Py_DECREF(value);
-      if (!fit) return false;
+      Held held(value);
+      if (!add_children(value, false)) return false;
     }
     bool is_leaf = s.child_idx.size == before;
     int32_t token = kNone;
@@ -797,7 +860,8 @@ PyObject* node_list(Scratch& s) {
    (None, forest bytes); for an object that cannot be read
    (what, node, position, detail, forest bytes so far). */
 EXPORT PyObject* cortex_walk(PyObject* roots, PyObject* children_name, PyObject* token_name,
-                             int32_t arity, int32_t flags, int32_t tokens, int32_t vocab) {
+                             int32_t arity, int32_t flags, int32_t tokens, int32_t vocab,
+                             int32_t depth) {
   try {
     Borrowed lent;
     Scratch& s = *lent.s;
@@ -815,8 +879,9 @@ EXPORT PyObject* cortex_walk(PyObject* roots, PyObject* children_name, PyObject*
     } else {
       Graph g{s.child_ptr.at, s.child_idx.at,   s.roots.at, s.token.at,
               s.token.size,   s.child_idx.size, s.roots.size};
-      Options o{arity, (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0,
-                tokens, vocab, nullptr, 0, true, !walk.met_again};
+      Options o{arity,  (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, depth,
+                tokens, vocab,            nullptr,          0,                true,
+                !walk.met_again};
       result = number(s, g, o);
       if (result == Py_None) {
         PyObject* found = forest_bytes(s);
@@ -853,7 +918,7 @@ struct View {
 /* Bytes of the Linear of a forest's arrays, or None if it is not what the options allow. */
 EXPORT PyObject* cortex_number(PyObject* child_ptr, PyObject* child_idx, PyObject* roots,
                                PyObject* token, PyObject* features, int32_t arity, int32_t flags,
-                               int32_t tokens, int32_t vocab) {
+                               int32_t tokens, int32_t vocab, int32_t depth) {
   try {
     View ptr, idx, first, words, rows;
     Graph g{ptr.of(child_ptr), idx.of(child_idx), first.of(roots), words.of(token), 0, 0, 0};
@@ -863,8 +928,9 @@ EXPORT PyObject* cortex_number(PyObject* child_ptr, PyObject* child_idx, PyObjec
     g.n_edges = idx.words();
     g.n_roots = first.words();
     Borrowed lent;
-    Options o{arity,  (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, tokens,
-              vocab,  table,            g.n ? rows.buffer.len / g.n : 0,    false, false};
+    Options o{arity,  (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0,
+              depth,  tokens,           vocab,            table,
+              g.n ? rows.buffer.len / g.n : 0,            false, false};
     return number(*lent.s, g, o);
   } catch (const std::bad_alloc&) {
     return PyErr_NoMemory();

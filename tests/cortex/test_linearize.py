@@ -1,7 +1,10 @@
 """The numbering: its properties, and the native version against the plain one."""
 
 import gc
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,6 +327,90 @@ def test_reference_counts_are_unchanged_after_a_failed_walk(name: str) -> None:
     after = counts()
     assert after[:-1] == before[:-1]
     assert abs(after[-1] - before[-1]) < 25  # None has many other users
+
+
+_LITTLE_MEMORY = """
+import resource, sys
+from cortex.linearize import linearize
+from cortex.forest import Dag
+from cortex.structures import Node
+
+class Many:
+    token = None
+    def __init__(self, kept): self.kept = kept
+    children = property(lambda self: Row(self.kept))
+
+class Row:  # no list, so a list is made of it and held
+    def __init__(self, kept): self.kept = kept
+    def __iter__(self): return iter(self.kept)
+
+leaf = Node([], 3)
+linearize([leaf], Dag())
+for make in (Many, Node, lambda kept: {"children": kept}):
+    root = make([leaf] * 30_000_000)
+    before = sys.getrefcount(leaf), sys.getrefcount(root)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    least = 320 * 2**20 if make is Many else 32 * 2**20  # the list of a Row must fit
+    resource.setrlimit(resource.RLIMIT_AS, (used + least, resource.RLIM_INFINITY))
+    what = "numbered"
+    try:
+        linearize([root], Dag())
+    except MemoryError:
+        what = "refused"
+    print(what, sys.getrefcount(leaf) - before[0], sys.getrefcount(root) - before[1])
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    del root
+print(linearize([leaf], Dag()).n_nodes)
+"""
+
+
+def run_apart(code: list[str], **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *code],
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_reference_counts_are_unchanged_when_memory_runs_out() -> None:
+    assert run_apart(["-c", _LITTLE_MEMORY]).split("\n")[:-1] == ["refused 0 0"] * 3 + ["1"]
+
+
+_IS_SANITIZED = """
+import pytest
+from cortex.linearize import linearize
+from cortex.structures import sst_like
+from cortex.forest import Tree
+linearize(sst_like(1), Tree(2))
+paths = {line.split()[-1] for line in open("/proc/self/maps") if line.rstrip().endswith(".so")}
+ours = [text for p in paths if b"cortex_walk" in (text := open(p, "rb").read())]
+assert len(ours) == 1 and b"__asan_report" in ours[0] and b"__ubsan" in ours[0]
+raise SystemExit(pytest.main(["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow",
+    "-k", "not memory_runs_out", "tests/cortex/test_linearize.py",
+    "tests/cortex/test_problems.py", "tests/cortex/test_structures.py"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sanitizers_find_nothing_in_the_walk() -> None:
+    compiler = ["c++", "-print-file-name=libasan.so"]
+    runtime = subprocess.run(compiler, capture_output=True, text=True, check=True).stdout.strip()
+    passed = run_apart(
+        ["-c", _IS_SANITIZED],
+        MLSYS21_SANITIZE="address,undefined",
+        LD_PRELOAD=runtime,
+        ASAN_OPTIONS="detect_leaks=0",
+        UBSAN_OPTIONS="halt_on_error=1",
+        PYTHONMALLOC="malloc",  # so that the sanitizer sees where objects end
+    )
+    assert " passed" in passed
 
 
 def test_a_walk_within_a_walk_is_safe() -> None:

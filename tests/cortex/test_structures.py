@@ -266,7 +266,7 @@ def test_generated_sentences_have_the_statistics_of_sst() -> None:
 
 def test_readers_import_no_library() -> None:
     code = (
-        "import sys, cortex.structures as s; s.from_ptb('(0 a)'); "
+        "import sys, cortex; cortex.structures.from_ptb('(0 a)'); "
         "print([m for m in ('torch', 'networkx', 'nltk', 'dgl') if m in sys.modules])"
     )
     root = Path(__file__).parents[2]

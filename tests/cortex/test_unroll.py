@@ -11,13 +11,13 @@ torch = pytest.importorskip("torch")
 from cortex import compiled, kernel, models, ra, weights  # noqa: E402
 from cortex.blocks import into_blocks  # noqa: E402
 from cortex.errors import ScheduleError  # noqa: E402
-from cortex.forest import Tree  # noqa: E402
-from cortex.linearize import linearize  # noqa: E402
+from cortex.forest import Dag, Sequence, Tree  # noqa: E402
+from cortex.linearize import _ARRAYS, linearize  # noqa: E402
 from cortex.lower import lower  # noqa: E402
 from cortex.lower.barriers import barriers_a_pass  # noqa: E402
 from cortex.reference.recursive import evaluate  # noqa: E402
 from cortex.schedule import Schedule  # noqa: E402
-from cortex.structures import random_tree  # noqa: E402
+from cortex.structures import grid, perfect, random_tree, sequence, to_objects  # noqa: E402
 
 VOCAB = 11
 NAMES = ["TreeRNN", "TreeLSTM", "TreeGRU", "SimpleTreeGRU"]
@@ -58,6 +58,59 @@ def test_super_nodes_are_subtrees_and_read_only_what_is_done(rng, arity, depth):
     assert found.order[found.roots].tolist() == forest.roots.tolist()
     assert found.order[found.id_of].tolist() == list(range(forest.n_nodes))
     assert len(found.block_ptr) - 1 == -(-(plain.n_levels - 1) // depth)
+
+
+def assert_same(one, other):
+    for name in (*_ARRAYS, "n_nodes", "n_leaves", "n_levels", "features"):
+        left, right = getattr(one, name), getattr(other, name)
+        assert (left is None) == (right is None), name
+        if left is not None:
+            np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 7, 2**40])
+@pytest.mark.parametrize("arity", [2, None])
+def test_native_blocks_are_those_of_numpy(rng, arity, depth):
+    forest = oracle.random_trees(rng, VOCAB)
+    wanted = into_blocks(linearize(forest, Tree(arity)), depth)
+    found = linearize(forest, Tree(arity), depth=depth)
+    assert_same(found, wanted)
+    packed = kernel.pack_linear(wanted)
+    packed[3] = found.memory[3]  # edges, which nobody reads where their number is fixed
+    np.testing.assert_array_equal(found.memory, packed)
+    objects = to_objects(forest)
+    wanted = into_blocks(linearize(objects, Tree(arity)), depth)
+    assert_same(linearize(objects, Tree(arity), depth=depth), wanted)
+
+
+def test_blocks_of_nothing_and_of_leaves():
+    for data, n_levels in (([], 0), (perfect(1, 3), 1)):
+        found = linearize(data, Tree(2), depth=2)
+        assert_same(found, into_blocks(linearize(data, Tree(2)), 2))
+        assert found.n_levels == n_levels
+        assert found.block_ptr.tolist() == [0]
+
+
+@pytest.mark.parametrize("depth", [2, 200, 200_000])
+def test_blocks_of_long_chains_take_no_time_for_their_depth(depth):
+    chain = sequence([200_000, 1])
+    found = linearize(chain, Sequence(), depth=depth)
+    assert len(found.super_ptr) - 1 == len(found.block_ptr) - 1 == -(-199_999 // depth)
+    assert_same(found, into_blocks(linearize(chain, Sequence()), depth))
+
+
+def test_blocks_are_refused_where_they_would_be_wrong(monkeypatch):
+    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+        linearize(perfect(3), Tree(2), depth=0)
+    for options in ({"dedup": True}, {"kinds": True}):
+        with pytest.raises(ValueError, match=f"without kinds and dedup, got {next(iter(options))}"):
+            linearize(perfect(3), Tree(2), depth=2, **options)
+    with pytest.raises(ValueError, match=r"need trees .* got Dag.*: use a depth of 1"):
+        linearize(grid(2, 2), Dag(), depth=2)
+    with pytest.raises(ValueError, match="nodes with several parents"):
+        into_blocks(linearize(grid(3, 3), Dag()), 2)
+    monkeypatch.setattr("cortex.linearize._native", lambda: None)
+    assert linearize(perfect(3), Tree(2), depth=2).block_ptr.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
