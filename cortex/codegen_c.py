@@ -40,13 +40,49 @@ class Source:
     products: int
 
 
-def generate(program: il.Program, outputs: Sequence[str], *, keep_all: bool = False) -> Source:
+def generate(
+    program: il.Program,
+    outputs: Sequence[str],
+    *,
+    keep_all: bool = False,
+    each_level: bool = False,
+) -> Source:
     """C++ of a program.
 
-    outputs:  the states that are wanted, (n_nodes, ...) each
-    keep_all: they are written to memory of the caller's, not only those of the roots
+    outputs:    the states that are wanted, (n_nodes, ...) each
+    keep_all:   they are written to memory of the caller's, not only those of the roots
+    each_level: a parallel region for the leaves and one for each level, not one for the call
     """
-    return _Generator(program, tuple(outputs), keep_all).source()
+    regions = in_regions(program.body) if each_level else (Region(program.body),)
+    return _Generator(program, tuple(outputs), keep_all, regions).source()
+
+
+@attrs.frozen
+class Region:
+    """What threads do between their start and their end; with a loop, once for each pass."""
+
+    body: il.Stmt
+    loop: il.For | None = None
+
+
+def in_regions(body: il.Stmt) -> tuple[Region, ...]:
+    """A region for each part of a program, and for each pass of its loops over levels.
+
+    The end of a region is a barrier, so one at its start has nothing to wait for.
+    """
+    found: list[Region] = []
+    for stmt in body.body if isinstance(body, il.Seq) else (body,):
+        match stmt:
+            case il.Barrier():
+                pass
+            case il.For(kind="serial", dim="level" | "block"):
+                parts = stmt.body.body if isinstance(stmt.body, il.Seq) else (stmt.body,)
+                if parts and isinstance(parts[0], il.Barrier):
+                    parts = parts[1:]
+                found.append(Region(il.seq(*parts), stmt))
+            case _:
+                found.append(Region(stmt))
+    return tuple(found)
 
 
 @attrs.frozen
@@ -76,8 +112,15 @@ class _Scope:
 class _Generator:
     """Writes one program."""
 
-    def __init__(self, program: il.Program, outputs: tuple[str, ...], keep_all: bool) -> None:
+    def __init__(
+        self,
+        program: il.Program,
+        outputs: tuple[str, ...],
+        keep_all: bool,
+        regions: tuple[Region, ...],
+    ) -> None:
         self.program, self.outputs, self.keep_all = program, outputs, keep_all
+        self.regions = regions
         self.tensors = program.tensors
         self.packing = Packing()
         self.read: set[str] = set()  # parameters that some code reads where they lie
@@ -93,7 +136,8 @@ class _Generator:
 
     def source(self) -> Source:
         """The whole text."""
-        self.statement(self.program.body, _Scope())
+        bodies = [self._body(number, region) for number, region in enumerate(self.regions)]
+        self.lines = [line for body in bodies for line in body]
         for name in self.params:
             if name in self.read:
                 self.packing.read(self.tensors[name])
@@ -115,12 +159,7 @@ class _Generator:
                 "",
                 *self._workspace(),
                 "",
-                "void body(const cortex::Structure &s, const cortex::Team &team,"
-                " const Memory &memory) {",
-                *self._pointers(),
                 *self.lines,
-                "}",
-                "",
                 "} // namespace",
                 "",
                 *self.packing.function(self.params),
@@ -132,6 +171,59 @@ class _Generator:
         return Source(
             text, self.params, self.outputs, max(1, cost(self.program.body)), self.products
         )
+
+    def _body(self, number: int, region: Region) -> list[str]:
+        """The function of a region."""
+        self.lines = []
+        self.statement(region.body, _Scope())
+        level = f", int64_t {region.loop.var}" if region.loop else ""
+        return [
+            f"void body{number}(const cortex::Structure &s, const cortex::Team &team,"
+            f" const Memory &memory{level}) {{",
+            *self._pointers(),
+            *([f"  (void){region.loop.var};"] if region.loop else []),
+            *self.lines,
+            "}",
+            "",
+        ]
+
+    def _calls(self, team: str, memory: str) -> list[str]:
+        """Calls of all regions by one thread."""
+        lines = []
+        for number, region in enumerate(self.regions):
+            if region.loop is None:
+                lines.append(f"body{number}(s, {team}, {memory});")
+            else:
+                loop, call = self._passes(region.loop)
+                lines += [loop, f"  body{number}(s, {team}, {memory}{call});"]
+        return lines
+
+    def _passes(self, loop: il.For) -> tuple[str, str]:
+        """The head of a loop over levels, and what its body's function takes of it."""
+        begin, after = self.index(loop.begin), self.index(il.add(loop.begin, loop.extent))
+        var = loop.var
+        return f"for (int64_t {var} = {begin}; {var} < {after}; {var}++)", f", {var}"
+
+    def _parallel(self) -> list[str]:
+        """Calls of each region by a team of its own."""
+        lines = []
+        for number, region in enumerate(self.regions):
+            call = ""
+            if region.loop is not None:
+                loop, call = self._passes(region.loop)
+                lines.append(f"    {loop} {{")
+            lines += [
+                "#pragma omp parallel num_threads(threads)",
+                "    {",
+                "      Memory own = memory;",
+                "      own.tile += omp_get_thread_num() * tile_size;",
+                f"      body{number}(s, cortex::Team{{&meeting, omp_get_thread_num(),"
+                f" omp_get_num_threads()}}, own{call});",
+                "    }",
+            ]
+            if region.loop is not None:
+                lines.append("    }")
+        return lines
 
     # Memory.
 
@@ -229,16 +321,10 @@ class _Generator:
             "  const int64_t needed = shared + threads * tile_size;",
             "  if (needed > capacity) return needed;",
             "  if (threads < 2) {",
-            "    body(s, cortex::Team{nullptr, 0, 1}, memory);",
+            *("    " + line for line in self._calls("cortex::Team{nullptr, 0, 1}", "memory")),
             "  } else {",
             "    cortex::Meeting meeting;",
-            "#pragma omp parallel num_threads(threads)",
-            "    {",
-            "      Memory own = memory;",
-            "      own.tile += omp_get_thread_num() * tile_size;",
-            "      body(s, cortex::Team{&meeting, omp_get_thread_num(), omp_get_num_threads()},"
-            " own);",
-            "    }",
+            *self._parallel(),
             "  }",
             *gather,
             "  return 0;",

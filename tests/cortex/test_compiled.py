@@ -34,6 +34,7 @@ class Lowered:
     linear_options: dict[str, Any] = attrs.field(factory=dict)
     refused: tuple[Any, ...] = ()
     stages: tuple[Any, ...] = ()
+    each_level: bool = False
 
 
 def random_tree(rng: np.random.Generator, leaves: int) -> Node:
