@@ -9,7 +9,7 @@ The library exports `pack` (weights to the memory the code reads) and `run`, the
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -93,12 +93,14 @@ class _Scope:
     var:     the column a vector runs over, "" in scalar code
     known:   places stored in this loop already, and reductions computed: their C++ variable
     parallel: whether threads share a loop around
+    back:    the variable with the direction of the loop over blocks around, "" without one
     """
 
     extents: Mapping[str, int] = attrs.field(factory=dict)
     var: str = ""
     known: dict[object, str] = attrs.field(factory=dict)
     parallel: bool = False
+    back: str = ""
 
     def inside(self, loop: il.For) -> "_Scope":
         """The same within a loop."""
@@ -126,6 +128,7 @@ class _Generator:
         self.read: set[str] = set()  # parameters that some code reads where they lie
         self.lines: list[str] = []
         self.products = 0
+        self.sweeps = 0  # places that go through weights, to and fro
         self.depth = 1
         self.count = 0
         # Addresses found before the vector loop under way, None where none may be.
@@ -174,14 +177,17 @@ class _Generator:
 
     def _body(self, number: int, region: Region) -> list[str]:
         """The function of a region."""
-        self.lines = []
+        self.lines, first = [], self.sweeps
         self.statement(region.body, _Scope())
+        # One level's sweep goes on where the last one's ended, its function being left between.
+        back = f"{region.loop.var} & 1" if region.loop else "true"
         level = f", int64_t {region.loop.var}" if region.loop else ""
         return [
             f"void body{number}(const cortex::Structure &s, const cortex::Team &team,"
             f" const Memory &memory{level}) {{",
             *self._pointers(),
             *([f"  (void){region.loop.var};"] if region.loop else []),
+            *(f"  bool back{n} = {back};" for n in range(first, self.sweeps)),
             *self.lines,
             "}",
             "",
@@ -379,6 +385,9 @@ class _Generator:
                 for piece in pieces:
                     self.vector_loop(piece, scope)
                 return
+        if self.is_sweep(loop, scope):
+            self.sweep(loop, scope)
+            return
         begin, extent = self.index(loop.begin), self.index(loop.extent)
         if loop.kind == "parallel" and not scope.parallel:
             share = self.name("share")
@@ -402,6 +411,43 @@ class _Generator:
         )
         self._indented(loop.body, scope.inside(loop))
         self.put("}")
+
+    def is_sweep(self, loop: il.For, scope: _Scope) -> bool:
+        """Whether a loop over blocks of columns is one product each, in any order.
+
+        A group's elements are independent of one another (products.py), so its blocks are if they
+        are stored side by side. What stays in registers is stored nowhere.
+        """
+        if loop.kind != "serial" or loop.begin != il.Int(0) or not isinstance(loop.extent, il.Int):
+            return False
+        body = loop.body.body if isinstance(loop.body, il.Seq) else (loop.body,)
+        parts = list(products.groups(body, self.tensors, scope.inside(loop).extents))
+        if len(parts) != 1 or not isinstance(parts[0], Group):
+            return False
+        dead = self._dead_stores(parts[0])
+        nest = parts[0].nest
+        for store in (s for s in nest.stores if s.tensor not in dead):
+            block = affine.split(self.flat(store), loop.var)
+            column = affine.split(self.flat(store), nest.column)
+            if block is None or column is None or block[0] != nest.columns * column[0]:
+                return False
+        return True
+
+    def sweep(self, loop: il.For, scope: _Scope) -> None:
+        """Write a loop over blocks that runs the other way every second time."""
+        back = self.direction()
+        step = self.name("step")
+        extent = self.index(loop.extent)
+        self.put(f"{back} = !{back};")
+        self.put(f"for (int64_t {step} = 0; {step} < {extent}; {step}++) {{")
+        self.put(f"  const int64_t {loop.var} = {back} ? {extent} - 1 - {step} : {step};")
+        self._indented(loop.body, attrs.evolve(scope.inside(loop), back=back))
+        self.put("}")
+
+    def direction(self) -> str:
+        """A variable for the direction of one sweep over weights."""
+        self.sweeps += 1
+        return f"back{self.sweeps - 1}"
 
     def store(self, store: il.Store, scope: _Scope) -> None:
         """Write a store of one element."""
@@ -555,10 +601,23 @@ class _Generator:
         terms = [self.term(f, nest, scope) for f in used.values()]
         sums = {reduce: f"sum{i}" for i, reduce in enumerate(used)}
         head = ", ".join(f"vec {name}" for name in sums.values())
+        back = scope.back
+        if not back:
+            back = self.direction()
+            self.put(f"{back} = !{back};")
         self.put(f"cortex::product<{nest.columns}>(")
         self.depth += 2
-        self.put(f"{n_rows},")
+        self.put(f"{back}, {n_rows},")
         row = f"{nest.row}_at" if nest.row else "_row"
+        self.put(f"[&](int64_t {row}, int64_t {nest.column}) {_INLINE} {{")
+        self.depth += 1
+        self.put(f"(void){row}, (void){nest.column};")
+        if nest.row:
+            self.put(f"const int64_t {nest.row} = first_row + {row};")
+        for place in self._far_places(group):
+            self.put(f"__builtin_prefetch({place});")
+        self.depth -= 1
+        self.put("},")
         self.put(f"[&](int64_t {row}, int64_t {nest.column}, auto lanes, {head}) {_INLINE} {{")
         self.depth += 1
         self.put(f"(void){row}, (void){nest.column};")
@@ -581,6 +640,20 @@ class _Generator:
             self.put(term + ("," if i + 1 < len(terms) else ");"))
         self.depth -= 3
         self.put("}")
+
+    def _far_places(self, group: Group) -> list[str]:
+        """Addresses of the rows an epilogue reads by a node's token or child, at its column.
+
+        Rows of a large table lie in main memory; a product takes longer than they do to arrive.
+        """
+        found: dict[str, None] = {}
+        for store in group.nest.stores:
+            for load in _certain_loads(store.value):
+                part = affine.split(self.flat(load), group.nest.column)
+                is_run = part is not None and part[0] == 1
+                if is_run and any(isinstance(n, il.Call) for n in il.walk(load.index[0])):
+                    found[f"{load.tensor}_ + {self.index(self.flat(load))}"] = None
+        return list(found)
 
     def _used_factors(self, group: Group) -> dict[il.Reduce, Factor]:
         """One factor for each sum; equal sums are one."""
@@ -791,6 +864,15 @@ def _as_node(key: object) -> il.Node:
         return il.Load(*key)
     assert isinstance(key, il.Reduce)
     return key
+
+
+def _certain_loads(value: il.Float) -> Iterator[il.Load]:
+    """Loads that are made in any case, and once: none of a choice or within a reduction."""
+    if isinstance(value, il.Load):
+        yield value
+    elif isinstance(value, il.Apply):
+        for arg in value.args:
+            yield from _certain_loads(arg)
 
 
 def _decide(stmt: il.Stmt, less: il.Less, holds: bool) -> il.Stmt:
