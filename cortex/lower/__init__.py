@@ -6,6 +6,7 @@ import attrs
 
 from cortex import ilir as il
 from cortex import ra
+from cortex.bounds import fit
 from cortex.lower.barriers import insert_barriers
 from cortex.lower.dense import index_densely
 from cortex.lower.expand import expand_children, push_slices
@@ -81,6 +82,7 @@ def lower(model: ra.Model, schedule: Schedule, *, threads: int = 1) -> Lowered:
     )
     program = note("sum order", one_by_one(model, bodies, found))
     if not schedule.by_height:
+        program = note("bounds", fit(program))
         program = note("barriers", insert_barriers(program))
         return Lowered(program, (), _options(schedule), tuple(refused), tuple(stages))
     by_node = len(stages)
@@ -110,6 +112,7 @@ def lower(model: ra.Model, schedule: Schedule, *, threads: int = 1) -> Lowered:
     elif schedule.fused != "none":
         program = note(f"fuse {schedule.fused}", fused(model, bodies, found, schedule))
     program = note("dense indexing", index_densely(program))
+    program = note("bounds", fit(program))
     program = note("barriers", insert_barriers(program))
     each_level = schedule.fused == "level"
     return Lowered(
