@@ -85,6 +85,9 @@ def assert_same(program, linear, arrays, wanted, tolerance=TOLERANCE, **options)
         )
 
 
+SLOW = pytest.mark.slow
+
+
 class Gated(cx.Recursive):
     """Leaves have no body of their own: sigmoid(0) makes their product one of a constant."""
 
@@ -140,7 +143,9 @@ def test_every_stage_equals_the_reference(rng, name, options, shape, schedule):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", ["TreeFC", "TreeGRU", "TreeLSTM"])
+@pytest.mark.parametrize(
+    "name", ["TreeFC", "TreeGRU", pytest.param("TreeLSTM", marks=[SLOW, pytest.mark.timeout(600)])]
+)
 def test_every_barrier_is_needed_and_they_are_enough(rng, name, schedule):
     model, forest, params = setup(name, {}, "random_trees", rng)
     # Wide and full enough that every kind of node has parents of every kind.
