@@ -48,8 +48,8 @@ def flow_seconds(net: Network, flows: Flows, wire: Wire) -> Float64:
 def exchange_seconds(job: Job, scheme: Scheme, wire: Wire, ps_per_byte: int) -> float:
     """Serialisation bound: what the busiest worker must send, or get, at the rate of its link.
 
-    In the network each sends the gradients once; between hosts 2(n-1)/n times at least, which a ring
-    does; a parameter server gets them from each of the others.
+    In the network each sends the gradients once; between hosts 2(n-1)/n times at least, which a
+    ring does; a parameter server gets them from each of the others.
     """
     n = job.workers
     payload, header = wire.payload, wire.header

@@ -189,7 +189,7 @@ def _messages(
         n_bytes=np.concatenate(n_bytes),
         bucket=np.concatenate(bucket),
         next_ptr=next_ptr,
-        next=followers[np.lexsort((followers, needs))].astype(np.int64),
+        next=followers[np.lexsort((followers, needs))].astype(np.int32),
     )
 
 

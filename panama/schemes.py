@@ -19,7 +19,7 @@ class Scheme:
     law:        how a worker's window answers marks (plan.LAWS)
     ecn_mode:   what mark a sum gets (plan.ECN_MODES)
     per_tree:   a window for each tree, or one over all
-    adaptive:   trees by weights from marks, or packet i on tree i mod T
+    adaptive:   trees by weights from marks, or packet i on tree i mod T; not with per_tree
     slots:      of an aggregator, for each job and tree
     window_bdp: windows are capped at so many products of bandwidth and base delay
     window_cap: packets, a further cap; 0: none
@@ -59,7 +59,8 @@ SCHEMES = {
         Scheme("ina_fixed", trees="single_random", law="fixed", window_bdp=1.0),
         Scheme("ina_atp", trees="single_random", law="aimd_halve", window_cap=ATP_PACKETS),
         Scheme("panama"),
-        Scheme("panama_plus", ecn_mode="worst", per_tree=True, adaptive=True),
+        # Trees by weights need one window over all of them: packet numbers go to trees in one order.
+        Scheme("panama_plus", ecn_mode="worst", adaptive=True),
     )
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -21,6 +21,9 @@ from .seeds import stream
 from .traffic import Traffic
 from .windows import wire_of
 
+if TYPE_CHECKING:
+    from .core import Progress
+
 
 def simulate(
     cluster: Cluster,
@@ -35,19 +38,19 @@ def simulate(
     drop: float = 0.0,
     duplicate: float = 0.0,
     max_events: int = 2**62,
-    progress: Callable[[float], object] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Until all jobs and flows have ended, or until the horizon.
 
     The same seed gives the same traffic, and while no job has to wait the same hosts, for every
-    scheme. A job for which too few hosts are free waits, and those behind it too; it starts when one
-    before it ends. For that the run is repeated from the start, up to there unchanged.
+    scheme. A job for which too few hosts are free waits, and those behind it too; it starts when
+    one before it ends. For that the run is repeated from the start, up to there unchanged.
 
     horizon_s: simulated seconds, in which ordinary traffic arrives
     mtu:       bytes of an Ethernet payload
     placement: random, packed, spread or trace
     drop, duplicate: share of packets lost, doubled at switches
-    progress:  told the share done, now and then
+    progress:  told how far it is, now and then (core.Progress)
 
     Warns where jobs are not done by the horizon, or max_events are used up. Raises ValueError for
     what cannot be run, NoTreeError for a job no switch is above, StallError where nothing moves.
@@ -65,11 +68,9 @@ def simulate(
 
     def once(placed: list[Placed]) -> tuple[Plan, Outcome]:
         plan = make_plan(cluster, placed, arrivals, found, seed, wire)
-        outcome = _run(
-            plan, until_ps=round(horizon_s * 1e12), max_events=max_events, progress=progress
-        )
-        _check_moving(cluster, placed, plan, outcome)
-        return plan, outcome
+        until_ps = round(horizon_s * 1e12)
+        options = {"until_ps": until_ps, "max_events": max_events, "progress": progress}
+        return plan, _run(cluster, placed, plan, **options)
 
     if found.name == "none":
         placed: list[Placed] = []
@@ -99,7 +100,7 @@ def _in_turn(
         while True:
             busy = [p.workers for p, end in zip(placed, ends, strict=True) if not 0 <= end <= now]
             free = np.setdiff1d(cluster.hosts, np.concatenate([np.zeros(0, np.int32), *busy]))
-            # A stream for each job and time of asking does not depend on how often it was asked.
+            # A stream for each job: how often others were asked does not matter.
             rng = np.random.default_rng([number, int(stream(seed, "placement").integers(2**62))])
             hosts = place(cluster, job, free.astype(np.int32), placement, rng)
             if hosts is not None:
@@ -125,36 +126,32 @@ def _ends(outcome: Outcome) -> list[int]:
     return [int(outcome.end_ps[i - 1]) for i in outcome.iteration_ptr[1:]]
 
 
-def _run(plan: Plan, **options: Any) -> Outcome:
+def _run(cluster: Cluster, placed: list[Placed], plan: Plan, **options: Any) -> Outcome:
     from .core import run
 
-    return run(plan, **options)
+    try:
+        return run(plan, **options)
+    except StallError as stall:
+        stall.args = (_stalled(cluster, placed, plan, stall),)
+        raise
 
 
-def _check_moving(cluster: Cluster, placed: list[Placed], plan: Plan, outcome: Outcome) -> None:
-    """Raise StallError for a run in which nothing is left to happen while a job waits."""
-    if outcome.reason != "stalled":
-        return
-    at = f"at {outcome.now_ps * 1e-12:g} s"
-    if outcome.stalled is None:
-        raise StallError(f"nothing moves {at}, and a flow or job waits")
-    job, packet, node, missing = outcome.stalled
-    name = placed[job].name
-    if node < 0:
-        raise StallError(f"nothing moves {at}: job {name} waits for packet {packet}")
-    trees = plan.trees
-    lacking = []
-    for child in range(int(trees.fan_in[node])):
-        if missing >> child & 1:
-            below = np.flatnonzero((trees.parent == node) & (trees.child_of_parent == child))
-            lacking += [repr(cluster.nodes[trees.node_at[i]]) for i in below]
-            joins = np.flatnonzero((trees.join_node == node) & (trees.join_child == child))
-            hosts = plan.network.src[trees.join[trees.join_ptr[joins]]]
-            lacking += [repr(cluster.nodes[host]) for host in hosts]
-    raise StallError(
-        f"nothing moves {at}: job {name} waits for packet {packet} at "
-        f"{cluster.nodes[trees.node_at[node]]!r}, which lacks {', '.join(lacking)}"
-    )
+def _stalled(cluster: Cluster, placed: list[Placed], plan: Plan, stall: StallError) -> str:
+    """What a job waits for, by the names of the cluster."""
+    name = placed[stall.job].name
+    if stall.node < 0:
+        return f"job {name} waits for message {stall.psn}, which will never be sent"
+    at = f"job {name} waits for packet {stall.psn} at {cluster.nodes[stall.switch]!r}"
+    trees, lacking = plan.trees, []
+    for child in stall.missing:
+        below = (trees.parent == stall.node) & (trees.child_of_parent == child)
+        lacking += [repr(cluster.nodes[node]) for node in trees.node_at[below]]
+        joins = np.flatnonzero((trees.join_node == stall.node) & (trees.join_child == child))
+        hosts = plan.network.src[trees.join[trees.join_ptr[joins]]]
+        lacking += [repr(cluster.nodes[host]) for host in hosts]
+    if not lacking:
+        return f"{at}: its result was lost"
+    return f"{at}: nothing came from {', '.join(lacking)}"
 
 
 def _warn(result: Result, horizon_s: float) -> None:
