@@ -8,6 +8,7 @@ from .result import Explanation as Explanation
 from .result import Result as Result
 from .schemes import SCHEMES as SCHEMES
 from .schemes import Scheme as Scheme
+from .schemes import scheme as scheme
 from .simulate import simulate as simulate
 from .traffic import Traffic as Traffic
 

@@ -221,7 +221,8 @@ def _jobs(
     ps_per_byte = int(cluster.host_ps_per_byte.max())
     compute = [p.job.compute_ps(ps_per_byte) for p in jobs]
     buckets = _ragged([range(p.job.buckets) for p in jobs])
-    windows = [_sum_window(cluster, p, t, scheme, wire) for p, t in zip(jobs, trees, strict=True)]
+    both = [_sum_windows(cluster, p, t, scheme, wire) for p, t in zip(jobs, trees, strict=True)]
+    floors, windows = [floor for floor, _ in both], [most for _, most in both]
     n = len(jobs)
 
     def same(value: int) -> Int32:
@@ -244,21 +245,23 @@ def _jobs(
         adaptive=same(int(scheme.adaptive)),
         slots=same(scheme.slots),
         max_window=np.array(windows, dtype=np.int32),
-        min_window=same(1),
+        min_window=np.array(floors, dtype=np.int32),
         fixed_window=np.array(windows, dtype=np.int32),
         weight=same(round(256 * scheme.weight)),
     )
 
 
-def _sum_window(
+def _sum_windows(
     cluster: Cluster, placed: Placed, trees: list[Tree], scheme: Scheme, wire: Wire
-) -> int:
-    """Packets a window may have: min(slots, 4 BDP) by the worker furthest from its root.
+) -> tuple[int, int]:
+    """Packets a window has at least and at most, by the worker furthest from its root.
+
+    At most min(slots, 4 BDP).
 
     The slots of all trees count for a window over all of them, unless it may be spent on one.
     """
     if not trees:
-        return wire.first_window
+        return 1, wire.first_window
     net = cluster.network
     packet = wire.sum_payload + wire.sum_header
     longest = slowest = 0
@@ -278,7 +281,10 @@ def _sum_window(
                 f"{slots} slots; set window_cap={slots} or slots={scheme.window_cap}"
             )
         wanted = min(wanted, scheme.window_cap)
-    return max(1, min(slots, wanted))
+    most = max(1, min(slots, wanted))
+    share = len(trees) if scheme.per_tree else 1  # of a floor that holds for all windows together
+    floor = int(scheme.window_floor * longest / (slowest * packet * share))
+    return max(1, min(floor, most)), most
 
 
 def _there_and_back(net: Any, links: Iterable[int], packet: int) -> int:

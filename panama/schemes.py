@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -23,6 +23,7 @@ class Scheme:
     slots:      of an aggregator, for each job and tree
     window_bdp: windows are capped at so many products of bandwidth and base delay
     window_cap: packets, a further cap; 0: none
+    window_floor: windows are at least this share of a product of bandwidth and base delay
     weight:     share of a link relative to a DCTCP flow
     """
 
@@ -38,6 +39,7 @@ class Scheme:
     slots: int = 256
     window_bdp: float = 4.0
     window_cap: int = 0
+    window_floor: float = 0.0
     weight: float = 1.0
 
 
@@ -63,6 +65,19 @@ SCHEMES = {
         Scheme("panama_plus", ecn_mode="worst", adaptive=True),
     )
 }
+
+
+def scheme(name: str | Scheme, **changes: Any) -> Scheme:
+    """A scheme by its name, with parameters changed; ValueError for a name or parameter unknown."""
+    found = scheme_of(name)
+    known = [field.name for field in attrs.fields(Scheme)]
+    for key in changes:
+        if key not in known:
+            raise ValueError(
+                f"unknown parameter {key!r} of a scheme{did_you_mean(key, known)}; "
+                f"there are {', '.join(known)}"
+            )
+    return attrs.evolve(found, **changes)
 
 
 def scheme_of(scheme: str | Scheme) -> Scheme:
