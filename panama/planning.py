@@ -265,13 +265,18 @@ def _sum_windows(
     net = cluster.network
     packet = wire.sum_payload + wire.sum_header
     longest = slowest = 0
+    known: dict[tuple[int, ...], tuple[int, int]] = {}
     for tree in trees:
         trip = [0] * len(tree.aggregators)
         for i, node in enumerate(tree.aggregators[1:], start=1):
             trip[i] = trip[node.parent] + _there_and_back(net, node.up, packet)
         for node_number, _, links in tree.join:
-            longest = max(longest, trip[node_number] + _there_and_back(net, links, packet))
-            slowest = max(slowest, int(net.ps_per_byte[list(links)].max()))
+            # Trees that differ above a leaf share the ways to it.
+            if links not in known:
+                rate = int(net.ps_per_byte[list(links)].max())
+                known[links] = _there_and_back(net, links, packet), rate
+            longest = max(longest, trip[node_number] + known[links][0])
+            slowest = max(slowest, known[links][1])
     slots = scheme.slots * (1 if scheme.per_tree or scheme.adaptive else len(trees))
     wanted = int(np.ceil(scheme.window_bdp * longest / (slowest * packet)))
     if scheme.window_cap:

@@ -61,7 +61,7 @@ SCHEMES = {
         Scheme("ina_fixed", trees="single_random", law="fixed", window_bdp=1.0),
         Scheme("ina_atp", trees="single_random", law="aimd_halve", window_cap=ATP_PACKETS),
         Scheme("panama"),
-        # Trees by weights need one window over all of them: packet numbers go to trees in one order.
+        # Trees by weights need one window over all of them: packets go to trees in one order.
         Scheme("panama_plus", ecn_mode="worst", adaptive=True),
     )
 }

@@ -75,7 +75,8 @@ def find_trees(cluster: Cluster, workers: Int32, job: str, seed: int = 0) -> lis
         raise _no_tree(cluster, workers, reach, job)
     lowest = min(int(cluster.tier[s]) for s in common)
     roots = sorted(s for s in common if cluster.tier[s] == lowest)
-    trees = [_tree(cluster, up, workers, root, seed) for root in roots]
+    first = {int(worker): up.first(int(worker), roots, seed) for worker in workers}
+    trees = [_tree(cluster, up, first, root, seed) for root in roots]
     for tree in trees:
         _check_fan_in(cluster, tree, job)
     return trees
@@ -103,6 +104,18 @@ class _UpLinks:
             self._above[node] = frozenset(found)
         return self._above[node]
 
+    def first(self, host: int, roots: Sequence[int], seed: int) -> int | None:
+        """The link from a host that leads to all the roots, as a window has one NIC; None: none."""
+        fitting = [
+            link
+            for link in self.links[host]
+            if {int(self._dst[link])} | self.above(int(self._dst[link])) >= set(roots)
+        ]
+        if len(fitting) < 2:
+            return fitting[0] if fitting else None
+        pick = mix(mix(seed % 2**64) ^ mix(host))[0]
+        return fitting[int(pick % np.uint64(len(fitting)))]
+
     def towards(self, node: int, root: int, seed: int) -> int:
         """The link up from a node that leads to the root."""
         fitting = [
@@ -110,19 +123,26 @@ class _UpLinks:
             for link in self.links[node]
             if (higher := int(self._dst[link])) == root or root in self.above(higher)
         ]
+        if len(fitting) == 1:
+            return fitting[0]
         pick = mix(mix(seed % 2**64) ^ mix(node) ^ np.uint64(root))[0]
         return fitting[int(pick % np.uint64(len(fitting)))]
 
 
-def _tree(cluster: Cluster, up: _UpLinks, workers: Int32, root: int, seed: int) -> Tree:
-    """The ways from all workers to the root, switches with one child passed through."""
+def _tree(
+    cluster: Cluster, up: _UpLinks, first: dict[int, int | None], root: int, seed: int
+) -> Tree:
+    """The ways from all workers to the root, switches with one child passed through.
+
+    first: the workers, and the link that each begins with, if that is settled
+    """
     dst = cluster.network.dst
     way: dict[int, int] = {}
     children: dict[int, list[int]] = {}
-    for worker in map(int, workers):
+    for worker, begin in first.items():
         node = worker
         while node != root and node not in way:
-            link = up.towards(node, root, seed)
+            link = begin if node == worker and begin is not None else up.towards(node, root, seed)
             way[node] = link
             node_up = int(dst[link])
             children.setdefault(node_up, []).append(node)
@@ -152,7 +172,7 @@ def _tree(cluster: Cluster, up: _UpLinks, workers: Int32, root: int, seed: int) 
                 child_of[node] = (place[switch], i)
             else:
                 joins[node] = (place[switch], i, tuple(links))
-    return Tree(tuple(rows), tuple(joins[int(worker)] for worker in workers))
+    return Tree(tuple(rows), tuple(joins[worker] for worker in first))
 
 
 def _no_tree(

@@ -25,7 +25,7 @@ def run(cluster, jobs, background=None, **options):
 
 @pytest.fixture(scope="module")
 def busy(cluster):
-    """A run with jobs and flows that all end."""
+    """A run whose jobs all end, and whose flows come until the horizon."""
     jobs = [
         panama.Job(bytes=300_000, workers=6, iterations=3, compute_s=20e-6),
         panama.Job(bytes=200_000, workers=4, arrival_s=50e-6, buckets=2, compute_s=50e-6),
@@ -65,7 +65,10 @@ def test_tables_have_a_row_for_everything(busy):
     assert jobs["start_s"].to_numpy()[1:3] == pytest.approx(jobs["end_s"].to_numpy()[:2])
     assert jobs["start_s"].to_numpy()[3] == pytest.approx(50e-6)
     assert len(flows) == len(busy.plan.flows.start_ps) > 100
-    assert flows["done"].all()
+    # Flows arrive up to the horizon: the last ones, in a run's last microseconds, are under way.
+    assert flows["done"].mean() > 0.98
+    assert (flows["start_s"][~flows["done"]] > 1.9e-3).all()
+    assert flows["fct_s"].isna().equals(~flows["done"])
     assert len(links) == len(busy.cluster.network.src)
     assert links["util"].between(0, 1).all()
     assert links["mark_frac"].between(0, 1).all()
@@ -73,7 +76,8 @@ def test_tables_have_a_row_for_everything(busy):
 
 
 def test_no_flow_is_faster_than_its_ideal(busy):
-    assert (busy.flows["slowdown"] >= 1).all()
+    done = busy.flows[busy.flows["done"]]
+    assert (done["slowdown"] >= 1).all()
 
 
 def test_a_small_flow_alone_takes_its_ideal_time(cluster):
@@ -161,7 +165,9 @@ def test_jobs_without_room_wait_in_turn(cluster):
 def test_a_horizon_that_is_too_short_is_told_once(cluster):
     jobs = [panama.Job(bytes=200_000, workers=8, iterations=10)]
     jobs += [panama.Job(bytes=1000, workers=12)]
-    with pytest.warns(UserWarning, match="2 of 2 jobs are not done by the horizon of 1e-04 s") as w:
+    with pytest.warns(
+        UserWarning, match="2 of 2 jobs are not done by the horizon of 0.0001 s"
+    ) as w:
         result = run(cluster, jobs, horizon_s=1e-4)
     assert len(w) == 1
     rows = result.jobs

@@ -136,6 +136,9 @@ def test_ways_up_that_split_still_make_a_tree():
         assert len(trees) == 2
         for tree in trees:
             check(cluster, tree, cluster.hosts)
+        # A worker's packets leave by one of its two links, whatever the tree.
+        first = [[links[0] for _, _, links in tree.join] for tree in trees]
+        assert first[0] == first[1]
 
 
 def picked(trees, policy, k=1, load=None, seed=0):
