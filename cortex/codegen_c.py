@@ -9,7 +9,7 @@ The library exports `pack` (weights to the memory the code reads) and `run`, the
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -40,13 +40,49 @@ class Source:
     products: int
 
 
-def generate(program: il.Program, outputs: Sequence[str], *, keep_all: bool = False) -> Source:
+def generate(
+    program: il.Program,
+    outputs: Sequence[str],
+    *,
+    keep_all: bool = False,
+    each_level: bool = False,
+) -> Source:
     """C++ of a program.
 
-    outputs:  the states that are wanted, (n_nodes, ...) each
-    keep_all: they are written to memory of the caller's, not only those of the roots
+    outputs:    the states that are wanted, (n_nodes, ...) each
+    keep_all:   they are written to memory of the caller's, not only those of the roots
+    each_level: a parallel region for the leaves and one for each level, not one for the call
     """
-    return _Generator(program, tuple(outputs), keep_all).source()
+    regions = in_regions(program.body) if each_level else (Region(program.body),)
+    return _Generator(program, tuple(outputs), keep_all, regions).source()
+
+
+@attrs.frozen
+class Region:
+    """What threads do between their start and their end; with a loop, once for each pass."""
+
+    body: il.Stmt
+    loop: il.For | None = None
+
+
+def in_regions(body: il.Stmt) -> tuple[Region, ...]:
+    """A region for each part of a program, and for each pass of its loops over levels.
+
+    The end of a region is a barrier, so one at its start has nothing to wait for.
+    """
+    found: list[Region] = []
+    for stmt in body.body if isinstance(body, il.Seq) else (body,):
+        match stmt:
+            case il.Barrier():
+                pass
+            case il.For(kind="serial", dim="level" | "block"):
+                parts = stmt.body.body if isinstance(stmt.body, il.Seq) else (stmt.body,)
+                if parts and isinstance(parts[0], il.Barrier):
+                    parts = parts[1:]
+                found.append(Region(il.seq(*parts), stmt))
+            case _:
+                found.append(Region(stmt))
+    return tuple(found)
 
 
 @attrs.frozen
@@ -57,12 +93,14 @@ class _Scope:
     var:     the column a vector runs over, "" in scalar code
     known:   places stored in this loop already, and reductions computed: their C++ variable
     parallel: whether threads share a loop around
+    back:    the variable with the direction of the loop over blocks around, "" without one
     """
 
     extents: Mapping[str, int] = attrs.field(factory=dict)
     var: str = ""
     known: dict[object, str] = attrs.field(factory=dict)
     parallel: bool = False
+    back: str = ""
 
     def inside(self, loop: il.For) -> "_Scope":
         """The same within a loop."""
@@ -76,13 +114,21 @@ class _Scope:
 class _Generator:
     """Writes one program."""
 
-    def __init__(self, program: il.Program, outputs: tuple[str, ...], keep_all: bool) -> None:
+    def __init__(
+        self,
+        program: il.Program,
+        outputs: tuple[str, ...],
+        keep_all: bool,
+        regions: tuple[Region, ...],
+    ) -> None:
         self.program, self.outputs, self.keep_all = program, outputs, keep_all
+        self.regions = regions
         self.tensors = program.tensors
         self.packing = Packing()
         self.read: set[str] = set()  # parameters that some code reads where they lie
         self.lines: list[str] = []
         self.products = 0
+        self.sweeps = 0  # places that go through weights, to and fro
         self.depth = 1
         self.count = 0
         # Addresses found before the vector loop under way, None where none may be.
@@ -93,7 +139,8 @@ class _Generator:
 
     def source(self) -> Source:
         """The whole text."""
-        self.statement(self.program.body, _Scope())
+        bodies = [self._body(number, region) for number, region in enumerate(self.regions)]
+        self.lines = [line for body in bodies for line in body]
         for name in self.params:
             if name in self.read:
                 self.packing.read(self.tensors[name])
@@ -115,12 +162,7 @@ class _Generator:
                 "",
                 *self._workspace(),
                 "",
-                "void body(const cortex::Structure &s, const cortex::Team &team,"
-                " const Memory &memory) {",
-                *self._pointers(),
                 *self.lines,
-                "}",
-                "",
                 "} // namespace",
                 "",
                 *self.packing.function(self.params),
@@ -132,6 +174,62 @@ class _Generator:
         return Source(
             text, self.params, self.outputs, max(1, cost(self.program.body)), self.products
         )
+
+    def _body(self, number: int, region: Region) -> list[str]:
+        """The function of a region."""
+        self.lines, first = [], self.sweeps
+        self.statement(region.body, _Scope())
+        # One level's sweep goes on where the last one's ended, its function being left between.
+        back = f"{region.loop.var} & 1" if region.loop else "true"
+        level = f", int64_t {region.loop.var}" if region.loop else ""
+        return [
+            f"void body{number}(const cortex::Structure &s, const cortex::Team &team,"
+            f" const Memory &memory{level}) {{",
+            *self._pointers(),
+            *([f"  (void){region.loop.var};"] if region.loop else []),
+            *(f"  bool back{n} = {back};" for n in range(first, self.sweeps)),
+            *self.lines,
+            "}",
+            "",
+        ]
+
+    def _calls(self, team: str, memory: str) -> list[str]:
+        """Calls of all regions by one thread."""
+        lines = []
+        for number, region in enumerate(self.regions):
+            if region.loop is None:
+                lines.append(f"body{number}(s, {team}, {memory});")
+            else:
+                loop, call = self._passes(region.loop)
+                lines += [loop, f"  body{number}(s, {team}, {memory}{call});"]
+        return lines
+
+    def _passes(self, loop: il.For) -> tuple[str, str]:
+        """The head of a loop over levels, and what its body's function takes of it."""
+        begin, after = self.index(loop.begin), self.index(il.add(loop.begin, loop.extent))
+        var = loop.var
+        return f"for (int64_t {var} = {begin}; {var} < {after}; {var}++)", f", {var}"
+
+    def _parallel(self) -> list[str]:
+        """Calls of each region by a team of its own."""
+        lines = []
+        for number, region in enumerate(self.regions):
+            call = ""
+            if region.loop is not None:
+                loop, call = self._passes(region.loop)
+                lines.append(f"    {loop} {{")
+            lines += [
+                "#pragma omp parallel num_threads(threads)",
+                "    {",
+                "      Memory own = memory;",
+                "      own.tile += omp_get_thread_num() * tile_size;",
+                f"      body{number}(s, cortex::Team{{&meeting, omp_get_thread_num(),"
+                f" omp_get_num_threads()}}, own{call});",
+                "    }",
+            ]
+            if region.loop is not None:
+                lines.append("    }")
+        return lines
 
     # Memory.
 
@@ -229,16 +327,10 @@ class _Generator:
             "  const int64_t needed = shared + threads * tile_size;",
             "  if (needed > capacity) return needed;",
             "  if (threads < 2) {",
-            "    body(s, cortex::Team{nullptr, 0, 1}, memory);",
+            *("    " + line for line in self._calls("cortex::Team{nullptr, 0, 1}", "memory")),
             "  } else {",
             "    cortex::Meeting meeting;",
-            "#pragma omp parallel num_threads(threads)",
-            "    {",
-            "      Memory own = memory;",
-            "      own.tile += omp_get_thread_num() * tile_size;",
-            "      body(s, cortex::Team{&meeting, omp_get_thread_num(), omp_get_num_threads()},"
-            " own);",
-            "    }",
+            *self._parallel(),
             "  }",
             *gather,
             "  return 0;",
@@ -293,6 +385,9 @@ class _Generator:
                 for piece in pieces:
                     self.vector_loop(piece, scope)
                 return
+        if self.is_sweep(loop, scope):
+            self.sweep(loop, scope)
+            return
         begin, extent = self.index(loop.begin), self.index(loop.extent)
         if loop.kind == "parallel" and not scope.parallel:
             share = self.name("share")
@@ -316,6 +411,43 @@ class _Generator:
         )
         self._indented(loop.body, scope.inside(loop))
         self.put("}")
+
+    def is_sweep(self, loop: il.For, scope: _Scope) -> bool:
+        """Whether a loop over blocks of columns is one product each, in any order.
+
+        A group's elements are independent of one another (products.py), so its blocks are if they
+        are stored side by side. What stays in registers is stored nowhere.
+        """
+        if loop.kind != "serial" or loop.begin != il.Int(0) or not isinstance(loop.extent, il.Int):
+            return False
+        body = loop.body.body if isinstance(loop.body, il.Seq) else (loop.body,)
+        parts = list(products.groups(body, self.tensors, scope.inside(loop).extents))
+        if len(parts) != 1 or not isinstance(parts[0], Group):
+            return False
+        dead = self._dead_stores(parts[0])
+        nest = parts[0].nest
+        for store in (s for s in nest.stores if s.tensor not in dead):
+            block = affine.split(self.flat(store), loop.var)
+            column = affine.split(self.flat(store), nest.column)
+            if block is None or column is None or block[0] != nest.columns * column[0]:
+                return False
+        return True
+
+    def sweep(self, loop: il.For, scope: _Scope) -> None:
+        """Write a loop over blocks that runs the other way every second time."""
+        back = self.direction()
+        step = self.name("step")
+        extent = self.index(loop.extent)
+        self.put(f"{back} = !{back};")
+        self.put(f"for (int64_t {step} = 0; {step} < {extent}; {step}++) {{")
+        self.put(f"  const int64_t {loop.var} = {back} ? {extent} - 1 - {step} : {step};")
+        self._indented(loop.body, attrs.evolve(scope.inside(loop), back=back))
+        self.put("}")
+
+    def direction(self) -> str:
+        """A variable for the direction of one sweep over weights."""
+        self.sweeps += 1
+        return f"back{self.sweeps - 1}"
 
     def store(self, store: il.Store, scope: _Scope) -> None:
         """Write a store of one element."""
@@ -469,10 +601,23 @@ class _Generator:
         terms = [self.term(f, nest, scope) for f in used.values()]
         sums = {reduce: f"sum{i}" for i, reduce in enumerate(used)}
         head = ", ".join(f"vec {name}" for name in sums.values())
+        back = scope.back
+        if not back:
+            back = self.direction()
+            self.put(f"{back} = !{back};")
         self.put(f"cortex::product<{nest.columns}>(")
         self.depth += 2
-        self.put(f"{n_rows},")
+        self.put(f"{back}, {n_rows},")
         row = f"{nest.row}_at" if nest.row else "_row"
+        self.put(f"[&](int64_t {row}, int64_t {nest.column}) {_INLINE} {{")
+        self.depth += 1
+        self.put(f"(void){row}, (void){nest.column};")
+        if nest.row:
+            self.put(f"const int64_t {nest.row} = first_row + {row};")
+        for place in self._far_places(group):
+            self.put(f"__builtin_prefetch({place});")
+        self.depth -= 1
+        self.put("},")
         self.put(f"[&](int64_t {row}, int64_t {nest.column}, auto lanes, {head}) {_INLINE} {{")
         self.depth += 1
         self.put(f"(void){row}, (void){nest.column};")
@@ -495,6 +640,20 @@ class _Generator:
             self.put(term + ("," if i + 1 < len(terms) else ");"))
         self.depth -= 3
         self.put("}")
+
+    def _far_places(self, group: Group) -> list[str]:
+        """Addresses of the rows an epilogue reads by a node's token or child, at its column.
+
+        Rows of a large table lie in main memory; a product takes longer than they do to arrive.
+        """
+        found: dict[str, None] = {}
+        for store in group.nest.stores:
+            for load in _certain_loads(store.value):
+                part = affine.split(self.flat(load), group.nest.column)
+                is_run = part is not None and part[0] == 1
+                if is_run and any(isinstance(n, il.Call) for n in il.walk(load.index[0])):
+                    found[f"{load.tensor}_ + {self.index(self.flat(load))}"] = None
+        return list(found)
 
     def _used_factors(self, group: Group) -> dict[il.Reduce, Factor]:
         """One factor for each sum; equal sums are one."""
@@ -705,6 +864,15 @@ def _as_node(key: object) -> il.Node:
         return il.Load(*key)
     assert isinstance(key, il.Reduce)
     return key
+
+
+def _certain_loads(value: il.Float) -> Iterator[il.Load]:
+    """Loads that are made in any case, and once: none of a choice or within a reduction."""
+    if isinstance(value, il.Load):
+        yield value
+    elif isinstance(value, il.Apply):
+        for arg in value.args:
+            yield from _certain_loads(arg)
 
 
 def _decide(stmt: il.Stmt, less: il.Less, holds: bool) -> il.Stmt:

@@ -59,7 +59,9 @@ class Compiled:
             "all" if model.node_uses_token else "leaf" if model.leaf_uses_token else "none"
         )
         is_kept = keep == "all"
-        self._generated = codegen_c.generate(lowered.program, outputs, keep_all=is_kept)
+        self._generated = codegen_c.generate(
+            lowered.program, outputs, keep_all=is_kept, each_level=lowered.each_level
+        )
         self._sizes = [
             (name, model.states[name], math.prod(model.states[name])) for name in outputs
         ]
@@ -93,10 +95,21 @@ class Compiled:
                 f"{kernel.weight_bytes / 2**20:.2f} MiB of weights in memory",
                 f"  one thread below {kernel.alone} inner nodes",
             ]
+            lines += self._persistence(kernel)
         lines += [f"  stage {name}" for name, _ in self.lowered.stages]
         lines += [f"  table {name}" for name, *_ in self.lowered.tables]
         lines += [f"  refused {name}: {reason}" for name, reason in self.lowered.refused]
         return "\n".join(lines)
+
+    def _persistence(self, kernel: Kernel) -> list[str]:
+        refused = dict(self.lowered.refused)
+        if not getattr(self.schedule, "persistent", False) or "persist" in refused:
+            return []
+        each = kernel.weight_bytes / self.threads / 2**20
+        return [
+            f"  persist: each of {self.threads} threads keeps its columns, about {each:.2f} MiB "
+            "of weights, in its core's cache"
+        ]
 
     # ---- Weights ----
 
@@ -251,7 +264,7 @@ def compile(
         threads = torch.get_num_threads()
     return Compiled(
         traced,
-        lower(traced, schedule),
+        lower(traced, schedule, threads=threads),
         weights_of.load(traced, weights),
         backend=backend,
         threads=threads,

@@ -423,6 +423,8 @@ def stores(node: Node) -> Iterator[Store]:
 N_NODES, N_LEAVES, N_LEVELS = Call("n_nodes"), Call("n_leaves"), Call("n_levels")
 #: Rows of the widest level.
 WIDEST = Call("widest_level")
+#: Rows of the widest level above the leaves.
+WIDEST_INNER = Call("widest_inner")
 
 
 def structure_functions(arity: int | None) -> dict[str, FunctionDecl]:
@@ -434,6 +436,7 @@ def structure_functions(arity: int | None) -> dict[str, FunctionDecl]:
         "n_leaves": (0, Int(0), N_NODES),
         "n_levels": (0, Int(0), N_NODES),
         "widest_level": (0, Int(0), N_NODES),
+        "widest_inner": (0, Int(0), N_NODES),
         "n_edges": (0, Int(0), edges),
         "level_begin": (1, Int(0), N_NODES),
         "level_end": (1, Int(0), N_NODES),
@@ -442,10 +445,10 @@ def structure_functions(arity: int | None) -> dict[str, FunctionDecl]:
         "n_roots": (0, Int(0), Call("n_roots")),
         "root": (1, Int(0), last_node),
         "n_blocks": (0, Int(0), N_NODES),
-        "block_begin": (1, Int(0), N_NODES),
-        "block_end": (1, Int(0), N_NODES),
-        "super_begin": (1, Int(0), N_NODES),
-        "super_end": (1, Int(0), N_NODES),
+        "block_begin": (1, N_LEAVES, N_NODES),
+        "block_end": (1, N_LEAVES, N_NODES),
+        "super_begin": (1, N_LEAVES, N_NODES),
+        "super_end": (1, N_LEAVES, N_NODES),
     }
     if arity is None:
         some |= {

@@ -58,6 +58,7 @@ def structure_values(linear: Linear, n_tokens: int = 0) -> dict[str, Any]:
         "n_edges": lambda: edges,
         "n_tokens": lambda: n_tokens,
         "widest_level": lambda: int(widths.max(initial=0)),
+        "widest_inner": lambda: int(widths[1:].max(initial=0)),
         "level_begin": lambda b: level[b],
         "level_end": lambda b: level[b + 1],
         "token": lambda n: linear.token[n],

@@ -1,7 +1,7 @@
 """Schedules: how a model is lowered, as a value; and which primitive is legal for which model."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import attrs
 
@@ -36,15 +36,18 @@ class Schedule:
     by_height:     nodes of equal height are one batch
     leaf_apart:    leaves have a loop nest of their own
     children_apart: so has each combination of leaf and internal children
-    fused:         none, the element-by-element part (cell), or all of a level (level, model)
-    persistent:    weights stay in the fastest memory: packed once, columns of one core
+    fused:         none, the element-by-element part (cell), or all of a level, with threads
+                   that start and end with each level (level) or with the call (model)
+    persistent:    weights stay in the fastest memory: a thread's columns in its core's cache
     depth:         heights a block of unrolled recursion spans
     cut:           the parameter whose product opens the part moved to the parent
     tables:        values that depend on a token only are computed once a vocabulary row
     table_bytes:   and no more than so many bytes of them
     shared:        equal subtrees are computed once
-    parts:         what a thread owns: whole trees, rows or columns
+    parts:         what a thread owns: whole trees, rows or columns; auto is `resolved`
     rows, columns: of a tile
+
+    Raises ScheduleError for a value no method would give a field.
     """
 
     by_height: bool = False
@@ -60,6 +63,25 @@ class Schedule:
     parts: Partition = "row"
     rows: int = 64
     columns: int = 64
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("by_height", "leaf_apart", "children_apart", "persistent", "tables", "shared"):
+            if not isinstance(getattr(self, name), bool):
+                raise ScheduleError(f"{name} is true or false, got {getattr(self, name)!r}")
+        for name in ("depth", "rows", "columns"):
+            _positive(name, getattr(self, name))
+        _one_of("fused", self.fused, get_args(Fuse))
+        _one_of("parts", self.parts, get_args(Partition))
+        if not isinstance(self.cut, str | None):
+            raise ScheduleError(f"cut is the name of a parameter or None, got {self.cut!r}")
+        size = self.table_bytes
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise ScheduleError(f"table_bytes is an integer of at least 0, got {size!r}")
+        if self.children_apart and not self.leaf_apart:
+            raise ScheduleError(
+                "children_apart tells apart the parents of leaves, so it needs leaf_apart too; "
+                "specialize('children') sets both"
+            )
 
     def batch(self, by: Literal["height"] | None = "height") -> "Schedule":
         """Process nodes of equal height together."""
@@ -112,6 +134,18 @@ class Schedule:
         _positive("tile", rows)
         _positive("tile", columns)
         return attrs.evolve(self, rows=rows, columns=columns)
+
+    def resolved(self, model: ra.Model) -> "Schedule":
+        """This schedule with partition("auto") decided.
+
+        Levels of sequences and DAGs are narrow: threads take columns, and keep them in their own
+        caches. Those of trees are wide: threads take rows. Columns need fused operators.
+        """
+        if self.parts != "auto":
+            return self
+        is_narrow = not isinstance(model.structure, Tree)
+        can = self.by_height and self.fused in ("level", "model") and self.depth == 1
+        return self.partition("column" if is_narrow and can else "row")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for configurations and JSON."""
@@ -223,3 +257,7 @@ def check(schedule: Schedule, model: ra.Model) -> None:
             refuse("refactor", "dedup makes trees a DAG", "leave dedup() out")
         if not s.by_height:
             refuse("refactor", "nodes are processed one by one", "add batch()")
+    if not s.by_height:
+        for on, name in ((s.leaf_apart, "specialize('leaf')"), (s.tables, "tabulate")):
+            if on:
+                refuse(name, "nodes are processed one by one, each asked what it is", "add batch()")

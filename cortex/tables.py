@@ -27,18 +27,42 @@ _BINARY: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+#: Rows computed at a time: values between stay in the cache, and little memory is taken.
+_ROWS = 1024
+
+
 def build(
     tables: Iterable[tuple[str, Any, ra.Expr]], params: Mapping[str, Array]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Each table (vocabulary, ...) float32, computed in float64; later ones may read earlier."""
-    done: dict[str, Array] = {}
-    for name, _, expr in tables:
-        done[name] = _rows(expr, params, done).astype(np.float32)
+    """Each table (vocabulary, ...) float32, computed in float64; later ones may read earlier.
+
+    Tables have many values in common (a leaf's state and its products), each computed once.
+    """
+    tables = tuple(tables)
+    wide = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    looked_up = {
+        e.param.name
+        for e in ra.walk(tuple(expr for *_, expr in tables))
+        if isinstance(e, ra.Lookup)
+    }
+    n_rows = max((len(wide[name]) for name in looked_up), default=1)
+    done: dict[str, npt.NDArray[np.float32]] = {}
+    for begin in range(0, n_rows, _ROWS):
+        rows = slice(begin, min(begin + _ROWS, n_rows))
+        for (name, of, _), value in zip(tables, _values(tables, wide, rows), strict=True):
+            if name not in done:
+                n = n_rows if of == "token" else 1
+                done[name] = np.empty((n, *value.shape[1:]), np.float32)
+            done[name][rows if of == "token" else slice(1)] = value
     return done
 
 
-def _rows(expr: ra.Expr, params: Mapping[str, Array], done: Mapping[str, Array]) -> Array:
+def _values(
+    tables: tuple[tuple[str, Any, ra.Expr], ...], params: Mapping[str, Array], rows: slice
+) -> list[Array]:
+    """The values of all tables for some tokens; one row where a value depends on none."""
     known: dict[ra.Expr, Array] = {}
+    done: dict[str, Array] = {}
 
     def at(e: ra.Expr) -> Array:
         """The values of all rows, (rows or 1, *e.shape)."""
@@ -49,11 +73,11 @@ def _rows(expr: ra.Expr, params: Mapping[str, Array], done: Mapping[str, Array])
     def compute(e: ra.Expr) -> Array:
         match e:
             case ra.Param():
-                return params[e.name].astype(np.float64)[None]
+                return params[e.name][None]
             case ra.Lookup():
-                return params[e.param.name].astype(np.float64)
+                return params[e.param.name][rows]
             case ra.Tabulated():
-                return done[e.name].astype(np.float64)
+                return done[e.name]
             case ra.Number():
                 return np.full((1, *e.shape), e.value)
             case ra.Unary():
@@ -67,8 +91,8 @@ def _rows(expr: ra.Expr, params: Mapping[str, Array], done: Mapping[str, Array])
                 return np.asarray((at(e.x) * at(e.y)).sum(-1))
             case ra.Concat():
                 parts = [at(p) for p in e.parts]
-                rows = max(len(p) for p in parts)
-                parts = [np.broadcast_to(p, (rows, *p.shape[1:])) for p in parts]
+                longest = max(len(p) for p in parts)
+                parts = [np.broadcast_to(p, (longest, *p.shape[1:])) for p in parts]
                 return np.concatenate(parts, axis=e.axis + 1)
             case ra.Slice():
                 cut: list[slice] = [slice(None)] * (e.x.rank + 1)
@@ -78,7 +102,9 @@ def _rows(expr: ra.Expr, params: Mapping[str, Array], done: Mapping[str, Array])
                 return at(e.x).swapaxes(1, 2)
         raise NotImplementedError(f"{type(e).__name__} cannot stand in a table")
 
-    return at(expr)
+    for name, _, expr in tables:
+        done[name] = at(expr)
+    return list(done.values())
 
 
 def _padded(x: Array, rank: int, wanted: int) -> Array:

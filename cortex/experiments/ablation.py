@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from common.report.charts import Chart
 
 #: Added one after another to the schedule that does nothing. The paper's figure has the middle, and
-#: persistence, which lowering does not tell apart: weights are packed once under every schedule.
+#: persistence, which changes nothing while threads take rows: weights are packed once anyway.
 STEPS: dict[str, Callable[[Any], Any]] = {
     "none": lambda s: s,
     "batch": lambda s: s.batch(),

@@ -13,6 +13,7 @@
 #define MLSYS21_CORTEX_PRODUCT_H
 
 #include <algorithm>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -159,7 +160,8 @@ template <int rest_vectors, class T>
 SIMD_INLINE void sum_block(const T &term, int n_rows, int vectors, int64_t row, int64_t column,
                            int64_t distance, int lanes, vec *out) {
   const float *const a = term.a + row * T::pitch, *const b = term.b.from(column);
-  if (distance < 0) distance = T::Right::step * T::depth;
+  /* 1 or -1: the panel after this one or before it. */
+  if (distance == 1 || distance == -1) distance *= T::Right::step * T::depth;
   if constexpr (widest > wider)
     if (vectors == widest) return sum_rows<1, widest, T>(1, a, b, distance, lanes, out);
   if constexpr (wider > panel_vectors)
@@ -170,6 +172,22 @@ SIMD_INLINE void sum_block(const T &term, int n_rows, int vectors, int64_t row, 
   sum_rows<block_rows, panel_vectors, T>(n_rows, a, b, distance, lanes, out);
 }
 
+/* Every term's sums over a block, `next` vectors apart. */
+template <int rest_vectors, class Terms, size_t... n>
+SIMD_INLINE void sum_terms(const Terms &term, bool back, int n_rows, int vectors, int64_t row,
+                           int64_t column, int64_t distance, int lanes, vec *tile, int64_t next,
+                           std::index_sequence<n...>) {
+  constexpr size_t last = sizeof...(n) - 1;
+  if (back)
+    (sum_block<rest_vectors>(std::get<last - n>(term), n_rows, vectors, row, column, distance,
+                             lanes, tile + (last - n) * next),
+     ...);
+  else
+    (sum_block<rest_vectors>(std::get<n>(term), n_rows, vectors, row, column, distance, lanes,
+                             tile + n * next),
+     ...);
+}
+
 /* One vector of the results: f(row, column, lanes, sums...). */
 template <class F, class Lanes, size_t... n>
 SIMD_INLINE void put(const F &f, int64_t i, int64_t j, Lanes lanes, const vec *tile, int64_t next,
@@ -177,40 +195,69 @@ SIMD_INLINE void put(const F &f, int64_t i, int64_t j, Lanes lanes, const vec *t
   f(i, j, lanes, tile[n * next]...);
 }
 
+/* Blocks of columns: as many of `most` vectors as there is room for, some of `wider`, then single
+   panels, the last perhaps of fewer vectors. */
+template <int64_t columns> struct Columns {
+  static constexpr int64_t whole = columns / panel_columns * panel_columns, rest = columns - whole;
+  static constexpr int rest_vectors = static_cast<int>((rest + simd::width - 1) / simd::width);
+  int sizes[3];
+  int64_t counts[3];
+
+  explicit Columns(int most) : sizes{most, std::min(most, wider), panel_vectors} {
+    int64_t left = whole;
+    for (int i = 0; i < 3; i++) {
+      counts[i] = left / (sizes[i] * simd::width);
+      left -= counts[i] * sizes[i] * simd::width;
+    }
+  }
+  int64_t blocks() const { return counts[0] + counts[1] + counts[2] + (rest > 0); }
+  /* Where block n begins, and its vectors. */
+  int64_t begin(int64_t n, int &vectors) const {
+    int64_t column = 0;
+    for (int i = 0; i < 3; i++) {
+      vectors = sizes[i];
+      if (n < counts[i]) return column + n * vectors * simd::width;
+      column += counts[i] * vectors * simd::width;
+      n -= counts[i];
+    }
+    vectors = rest_vectors;
+    return column;
+  }
+};
+
 /* f(i, j, lanes, sum of each term...) for all i < n_rows and, a vector at a time, all j < columns.
 
-   A panel is used by all blocks of rows while it is near; the last of them asks for the next. */
-template <int64_t columns, class F, class... T>
-SIMD_INLINE void product(int64_t n_rows, const F &f, const T &...terms) {
-  constexpr int64_t whole = columns / panel_columns * panel_columns, rest = columns - whole;
-  constexpr int rest_vectors = static_cast<int>((rest + simd::width - 1) / simd::width);
+   A panel is used by all blocks of rows while it is near; the last of them asks for the next.
+   ask(i, j) before the products of a block asks for what f will read of columns j .. j + 15.
+   back: blocks of columns and terms from the last to the first. */
+template <int64_t columns, class Ask, class F, class... T>
+SIMD_INLINE void product(bool back, int64_t n_rows, const Ask &ask, const F &f, const T &...terms) {
+  using Blocks = Columns<columns>;
   constexpr int tile_size = std::max({widest, 3 * wider, block_rows * panel_vectors});
   constexpr std::make_index_sequence<sizeof...(T)> all;
+  const std::tuple<const T &...> term(terms...);
   if (n_rows <= 0) return;
   /* Rows are dealt to blocks as evenly as can be. */
   const int64_t blocks = (n_rows + block_rows - 1) / block_rows;
   const int64_t base = n_rows / blocks, longer = n_rows % blocks;
-  const int most = n_rows == 1 ? widest : n_rows <= 3 ? wider : panel_vectors;
-  for (int64_t column = 0, taken; column < columns; column += taken) {
-    int vectors = most;
-    while (vectors > panel_vectors && column + vectors * simd::width > whole)
-      vectors = vectors > wider ? wider : panel_vectors;
-    taken = vectors * simd::width;
-    if (column == whole) {
-      vectors = rest_vectors;
-      taken = rest;
-    }
+  const Blocks parts(n_rows == 1 ? widest : n_rows <= 3 ? wider : panel_vectors);
+  const int64_t n_parts = parts.blocks();
+  for (int64_t part = 0; part < n_parts; part++) {
+    int vectors;
+    const int64_t column = parts.begin(back ? n_parts - 1 - part : part, vectors);
+    const int64_t taken = std::min<int64_t>(vectors * simd::width, columns - column);
     const int full = static_cast<int>(taken / simd::width);
     const int lanes = taken % simd::width ? static_cast<int>(taken % simd::width) : simd::width;
     for (int64_t i = 0, row = 0; i < blocks; i++) {
       const int size = static_cast<int>(base + (i < longer));
-      const int64_t distance = i == 0 ? ahead : i + 1 == blocks ? -1 : 0;
+      const int64_t distance = i == 0 ? ahead : i + 1 < blocks ? 0 : back ? -1 : 1;
+      for (int r = 0; r < size; r++)
+        for (int64_t j = column; j < column + taken; j += 16) ask(row + r, j);
       vec tile[sizeof...(T) * tile_size];
-      vec *out = tile;
-      ((sum_block<rest_vectors>(terms, size, vectors, row, column, distance, lanes, out),
-        out += tile_size),
-       ...);
-      for (const vec *at = tile; row < base * i + std::min(i, longer) + size; row++) {
+      sum_terms<Blocks::rest_vectors>(term, back, size, vectors, row, column, distance, lanes, tile,
+                                      tile_size, all);
+      const int64_t end = row + size;
+      for (const vec *at = tile; row < end; row++) {
         for (int v = 0; v < full; v++, at++)
           put(f, row, column + v * simd::width, Whole(), at, tile_size, all);
         if constexpr (columns % simd::width > 0)

@@ -34,9 +34,11 @@ struct Structure {
   int64_t n_levels() const { return levels; }
   int64_t n_edges() const { return edges; }
   int64_t n_roots() const { return trees; }
-  int64_t widest_level() const {
+  int64_t widest_level() const { return widest_from(0); }
+  int64_t widest_inner() const { return widest_from(1); }
+  int64_t widest_from(int64_t b) const {
     int64_t widest = 0;
-    for (int64_t b = 0; b < levels; b++)
+    for (; b < n_levels(); b++)
       widest = level_end(b) - level_begin(b) > widest ? level_end(b) - level_begin(b) : widest;
     return widest;
   }

@@ -6,6 +6,7 @@ import attrs
 
 from cortex import ilir as il
 from cortex import ra
+from cortex.bounds import fit
 from cortex.lower.barriers import insert_barriers
 from cortex.lower.dense import index_densely
 from cortex.lower.expand import expand_children, push_slices
@@ -28,6 +29,7 @@ class Lowered:
     tables:         to be built from weights before the program runs
     linear_options: how structures must be numbered for it
     refused:        primitives that were asked for and left out, with the reason
+    each_level:     whether threads start and end with each level, not with the call
     stages:         the program after every pass, the last one the result
     """
 
@@ -36,6 +38,7 @@ class Lowered:
     linear_options: dict[str, Any]
     refused: tuple[tuple[str, str], ...]
     stages: tuple[tuple[str, il.Program], ...]
+    each_level: bool = False
 
 
 @attrs.frozen
@@ -48,16 +51,17 @@ class _Bodies:
     rest: dict[str, ra.Expr] = attrs.field(factory=dict)
 
 
-def lower(model: ra.Model, schedule: Schedule) -> Lowered:
-    """Lower a model as a schedule says.
+def lower(model: ra.Model, schedule: Schedule, *, threads: int = 1) -> Lowered:
+    """Lower a model as a schedule says, for a call of at most so many threads.
 
     Raises ScheduleError for an illegal primitive and ModelError for an expression that no loop
     computes.
     """
     check(schedule, model)
     refused: list[tuple[str, str]] = []
-    if schedule.persistent:
-        refused.append(("persist", "weights are packed once under every schedule: it adds nothing"))
+    schedule = schedule.resolved(model)
+    if schedule.persistent and (why := _why_not_persistent(schedule, threads)):
+        refused.append(("persist", why))
     stages: list[tuple[str, il.Program]] = []
     bodies = _Bodies(dict(model.leaf), dict(model.node))
     found: tuple[Table, ...] = ()
@@ -78,6 +82,7 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
     )
     program = note("sum order", one_by_one(model, bodies, found))
     if not schedule.by_height:
+        program = note("bounds", fit(program))
         program = note("barriers", insert_barriers(program))
         return Lowered(program, (), _options(schedule), tuple(refused), tuple(stages))
     by_node = len(stages)
@@ -107,8 +112,24 @@ def lower(model: ra.Model, schedule: Schedule) -> Lowered:
     elif schedule.fused != "none":
         program = note(f"fuse {schedule.fused}", fused(model, bodies, found, schedule))
     program = note("dense indexing", index_densely(program))
+    program = note("bounds", fit(program))
     program = note("barriers", insert_barriers(program))
-    return Lowered(program, found, _options(schedule), tuple(refused), tuple(stages))
+    each_level = schedule.fused == "level"
+    return Lowered(
+        program, found, _options(schedule), tuple(refused), tuple(stages), each_level=each_level
+    )
+
+
+def _why_not_persistent(schedule: Schedule, threads: int) -> str | None:
+    """Why no weight stays nearer to a core than it would anyway, or None."""
+    if threads < 2:
+        return "weights are packed once under every schedule, and one thread reads all of them"
+    if schedule.parts != "column":
+        return (
+            "weights are packed once under every schedule, and each thread reads all of them; "
+            "partition('column') keeps a part of them in the cache of each core"
+        )
+    return None
 
 
 def _options(schedule: Schedule) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Generated C++ against the reference interpreter of models and against that of programs."""
 
+import re
 from typing import Any
 
+import attrs
 import numpy as np
 import oracle
 import pytest
@@ -12,6 +14,7 @@ from cortex import models, ra, weights  # noqa: E402
 from cortex.compiled import Compiled, compile  # noqa: E402
 from cortex.errors import BackendError, StructureError, TokenError  # noqa: E402
 from cortex.forest import Dag, Forest, Sequence  # noqa: E402
+from cortex.kernel import Kernel  # noqa: E402
 from cortex.linearize import linearize  # noqa: E402
 from cortex.reference import recursive  # noqa: E402
 from cortex.schedule import Schedule  # noqa: E402
@@ -147,3 +150,27 @@ def test_products_of_a_tile_are_one_nest_with_their_epilogue() -> None:
     assert net._generated.products == 1
     assert "vec sum4" in net.source
     assert "1 nests of products" in net.explain()
+
+
+@pytest.mark.parametrize("hidden", [128, 150])  # two blocks of columns; one of uneven panels
+@pytest.mark.parametrize("name", ["LSTM", "TreeGRU"])
+def test_sweeps_to_and_fro_give_the_bits_of_sweeps_one_way(name: str, hidden: int) -> None:
+    model = traced(name, hidden)
+    forest = forest_of(model)
+    params = weights.load(model)
+    nets = [compile(model, params, schedule=Schedule.paper(), threads=1, keep="all") for _ in "12"]
+    source = nets[1]._generated
+    one_way = re.sub(r"back(\d) = !back\1;", "", source.text)
+    assert one_way != source.text
+    assert ("- 1 - step" in one_way) == (hidden == 128)
+    nets[1]._kernel = Kernel(attrs.evolve(source, text=one_way), 1, name)
+    nets[1]._kernel.pack(nets[1]._arrays)
+    both = [net(forest) for net in nets]
+    for state in model.states:
+        assert torch.equal(*(found.node(state) for found in both))
+
+
+def test_rows_found_by_token_are_asked_for_before_the_product() -> None:
+    source = compile(traced("LSTM", 64), schedule=Schedule.paper()).source
+    asked = source.index("__builtin_prefetch(E_ + 256 * s.token(")
+    assert asked < source.index("vec sum0")

@@ -323,9 +323,10 @@ def test_interrupt_leaves_no_process_and_no_worktree(
     try:
         wait_until(lambda: note.exists() and note.read_text() != "", "a gate is being measured")
         process.send_signal(number)
-        assert process.wait(timeout=10) == code
+        assert process.wait(timeout=30) == code  # it ends a gate, and git removes a worktree
     finally:
         process.kill()
+        process.wait()
     hanging = Path(f"/proc/{note.read_text()}")
     wait_until(lambda: not hanging.exists(), "the gate's process is gone")
     assert list((tmp_path / "scratch").iterdir()) == []
