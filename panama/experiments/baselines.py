@@ -1,4 +1,4 @@
-"""Every scheme on an idle network beside its analytic bound, and the traffic of the introduction."""
+"""Schemes on an idle network beside their analytic bounds; the traffic of the introduction."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def run(settings: Settings, ctx: Context) -> None:
         ctx.record(None, "exchange", seconds * 1e3, "ms", system=scheme)
         bound = bound_seconds(scheme, n_bytes, settings.workers, settings.mtu)
         if bound is not None:
-            ctx.record(
-                "panama.ours.idle_bound", "over_bound", seconds / bound, "x", system=scheme
-            )
+            ctx.record("panama.ours.idle_bound", "over_bound", seconds / bound, "x", system=scheme)
     # 1000 workers, 1 GB, 1000 iterations: what the hosts send in a ring.
     sent = 1000 * 2 * (1000 - 1) / 1000 * 1e9 * 1000
     ctx.record("panama.sec.traffic", "traffic_pb", sent / 1e15, "PB", workers=1000)

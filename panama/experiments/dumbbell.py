@@ -10,12 +10,15 @@ import numpy as np
 class Shares(NamedTuple):
     """Goodput after the first fifth of the time, and the bottleneck's queue.
 
-    jain: of all flows' goodput;  bound_packets: the marking threshold, a packet a sender, and five
+    jain: of all flows' goodput;  mean_queue_packets: ahead of a packet after the first fifth
+    max_queue_packets: ever, the slow start of all senders at once included
+    bound_packets: the marking threshold, a packet a sender, and five
     """
 
     aggregation_gbps: float
     flow_gbps: float
     jain: float
+    mean_queue_packets: float
     max_queue_packets: float
     bound_packets: float
 
@@ -76,10 +79,13 @@ def shares(scheme: str, workers: int, flows: int, gbps: float, horizon_s: float)
     everyone = np.array([aggregation, *rates])
     net = plan.network
     bottleneck = int(np.flatnonzero((net.src == number["left"]) & (net.dst == number["right"]))[0])
+    ahead = late.link["sum_queue"][bottleneck] - early.link["sum_queue"][bottleneck]
+    packets = late.link["packets"][bottleneck] - early.link["packets"][bottleneck]
     return Shares(
         aggregation_gbps=aggregation,
         flow_gbps=float(rates.mean()),
         jain=float(everyone.sum() ** 2 / (len(everyone) * (everyone**2).sum())),
+        mean_queue_packets=float(ahead) / max(1, int(packets)) / packet,
         max_queue_packets=float(late.link["max_queue"][bottleneck]) / packet,
         bound_packets=65 + flows + 1 + 5,
     )

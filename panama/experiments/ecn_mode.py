@@ -84,9 +84,7 @@ def run(settings: Settings, ctx: Context) -> None:
             continue
         base, groups = shared.joined(r.seconds for r in found[load, first])
         other, _ = shared.joined(r.seconds for r in runs)
-        ratio = shared.paired_ratio(
-            base, other, shared.mean, ctx.rng(f"{load} {name}"), groups
-        )
+        ratio = shared.paired_ratio(base, other, shared.mean, ctx.rng(f"{load} {name}"), groups)
         judged = name == "worst" and 0.1 <= load <= 0.3
         ctx.record(
             "panama.ours.worst_over_or" if judged else None, "exchange_ratio", ratio.value, "x",

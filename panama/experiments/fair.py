@@ -48,10 +48,11 @@ def run(settings: Settings, ctx: Context) -> None:
         )
         ctx.record(
             "panama.ours.low_queue" if claims else None, "queue_over_bound",
-            found.max_queue_packets / found.bound_packets, "", **axes,
+            found.mean_queue_packets / found.bound_packets, "", **axes,
         )  # fmt: skip
         ctx.record(None, "aggregation_rate", found.aggregation_gbps, "Gb/s", **axes)
         ctx.record(None, "flow_rate", found.flow_gbps, "Gb/s", **axes)
+        ctx.record(None, "mean_queue", found.mean_queue_packets, "packets", **axes)
         ctx.record(None, "max_queue", found.max_queue_packets, "packets", **axes)
 
 

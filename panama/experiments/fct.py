@@ -1,4 +1,4 @@
-"""Completion time of short flows beside jobs, by scheme and load (the abstracts' 2 to 4.5 times)."""
+"""Completion time of short flows beside jobs, by scheme and load (abstracts: 2 to 4.5 times)."""
 
 from __future__ import annotations
 
@@ -129,8 +129,10 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
     found = [
         bars(
             part.assign(
-                setting=[f"load {x:g}, over {b}" for x, b in zip(
-                    part["axis.load"], part["axis.baseline"], strict=True)]
+                setting=[
+                    f"load {x:g}, over {b}"
+                    for x, b in zip(part["axis.load"], part["axis.baseline"], strict=True)
+                ]
             ),
             "setting",
             f"Short flows: {'mean' if 'mean' in str(metric) else 'tail'} completion time",

@@ -26,8 +26,8 @@ HOST_SCHEMES = ("ring", "ring_sorted", "hier_ring", "halving_doubling", "ps")
 class Site:
     """A leaf-spine cluster and the training jobs on it.
 
-    prop_ns: of a link;  jobs of `workers` workers each exchange `megabytes` an iteration, or the gradients of `models`
-    in turn where megabytes is 0
+    prop_ns: of a link;  jobs of `workers` workers each exchange `megabytes` an iteration, or the
+    gradients of `models` in turn where megabytes is 0
     """
 
     leaves: int
@@ -68,7 +68,7 @@ class Site:
 
 
 def ring_seconds(n_bytes: float, workers: int, gbps: float = 100.0) -> float:
-    """An idle ring's time: each host sends 2 (n - 1) / n of the gradient at the rate of its link."""
+    """An idle ring's time: each host sends 2 (n - 1) / n of the gradient at its link's rate."""
     return 2 * (workers - 1) / workers * n_bytes * 8 / (gbps * 1e9)
 
 
@@ -90,7 +90,8 @@ def paired_ratio(
 ) -> Ratio:
     """statistic(base) / statistic(other) over pairs, with a bootstrap interval.
 
-    base, other: (pairs,) the same flow or iteration in two runs;  groups: (pairs,) seeds: whole seeds
+    base, other: (pairs,) the same flow or iteration in two runs;  groups: (pairs,) seeds: whole
+    seeds
     are drawn first, then pairs within them, so that what a seed's pairs share is not taken for many
     observations
     """

@@ -25,8 +25,8 @@ def run_once(
 ) -> shared.Seen:
     """Jobs go on until the horizon, so that every scheme's short flows meet the same jobs.
 
-    A job's time is that of its first `iterations`; flows count from a twentieth to nine tenths of the
-    horizon.
+    A job's time is that of its first `iterations`; flows count from a twentieth to nine tenths of
+    the horizon.
     """
     import warnings
 
