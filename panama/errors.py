@@ -16,7 +16,7 @@ class StallError(RuntimeError):
     ) -> None:
         self.job, self.psn, self.node, self.switch, self.missing = job, psn, node, switch, missing
         if node < 0:
-            text = f"job {job} waits for message {psn}, which will never be sent: see what it waits for"
+            text = f"job {job} waits for message {psn}, which will never be sent"
         else:
             what = f"children {list(missing)} have not come" if missing else "its result was lost"
             text = f"job {job} waits for packet {psn} at switch {switch} (tree node {node}): {what}"

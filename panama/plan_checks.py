@@ -53,7 +53,7 @@ def _pointers(name: str, ptr: Ints, n: int, n_values: int, least: int = 0) -> No
 
 
 def _check_network(net: Network) -> None:
-    n_nodes, n_links = len(net.is_host), len(net.src)
+    n_nodes, n_links = len(net.is_host), len(net.dst)
     _between("network.is_host", net.is_host, 0, 1)
     if n_links > MOST:
         raise ValueError(f"a network has at most {MOST} links, got {n_links}")
@@ -280,7 +280,7 @@ def _check_ups(trees: Trees, net: Network) -> None:
 
 
 def _check_children(trees: Trees, join_tree: Ints) -> None:
-    """Each child number of a node taken once, nodes and workers within one tree, one root a tree."""
+    """Each child number taken once, nodes and workers within one tree, one root a tree."""
     inner = np.flatnonzero(trees.parent >= 0)
     above = np.concatenate([trees.parent[inner], trees.join_node])
     child = np.concatenate([trees.child_of_parent[inner], trees.join_child])

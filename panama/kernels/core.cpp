@@ -221,6 +221,11 @@ EXPORT void core_read(int64_t handle, const int64_t* addresses) {
     find_stall(c, f.stalled);
 }
 
+/* Queues' maxima count from now on. */
+EXPORT void core_forget_queues(int64_t handle) {
+    for (Link& link : reinterpret_cast<Core*>(handle)->links) link.max_queue = 0;
+}
+
 EXPORT void core_free(int64_t handle) {
     Core* c = reinterpret_cast<Core*>(handle);
     for (Sender& s : c->senders) free(s.bits);

@@ -1,5 +1,6 @@
 """Plans made by hand for the tests of the event core, as plain as they can be."""
 
+import itertools
 from typing import Any
 
 import attrs
@@ -47,7 +48,7 @@ class Net:
         )
 
     def path(self, *nodes: int) -> list[int]:
-        return [self.link[pair] for pair in zip(nodes[:-1], nodes[1:], strict=True)]
+        return [self.link[pair] for pair in itertools.pairwise(nodes)]
 
 
 def star(n_hosts: int, **how: Any) -> Net:
@@ -134,12 +135,12 @@ def only_flows(net: Net, traffic: Flows, **wire: Any) -> Plan:
     return Plan(net.network, traffic, no_messages(), no_trees(), no_jobs(), Wire(**wire))
 
 
-#: A tree of switches: its children, nested; a worker is its number, a switch a pair (node, children).
+#: A tree of switches as nested pairs (node, children); a child that is a number is a worker.
 Shape = tuple[int, list[Any]]
 
 
 def trees(net: Net, shapes: list[list[Shape]]) -> Trees:
-    """The trees of each job; children count in the order they stand. Cables join parent and child."""
+    """The trees of each job; children count as they stand, cables join them to parents."""
     tree_job, node_tree, node_at, parent, child_of, fan_in = [], [], [], [], [], []
     ups: list[list[int]] = []
     joins: list[tuple[int, int, list[int]]] = []
