@@ -51,6 +51,7 @@ def run_once(
 ) -> tuple[float, float]:
     """Mean seconds of an exchange, and the busiest link between switches' share of time."""
     import panama
+    from panama import core
 
     result = panama.simulate(
         site.cluster(),
@@ -64,10 +65,12 @@ def run_once(
     jobs = result.jobs
     if not jobs["done"].all():
         raise RuntimeError("jobs were not done by the horizon: use a longer horizon_ms")
-    links, net = result.links, result.plan.network
-    inner = links[(net.is_host[net.src] == 0) & (net.is_host[net.dst] == 0)]
-    # Over the jobs' own time: an early end would make links look idle.
-    busy = inner["bytes"] * 8 / (inner["gbps"] * 1e9) / float(jobs["end_s"].max())
+    # Again, up to the end of the last job: an idle network after it says nothing.
+    end_ps = int(result.outcome.end_ps.max())
+    sent = core.run(result.plan, until_ps=end_ps).link["n_bytes"]
+    net = result.plan.network
+    inner = (net.is_host[net.src] == 0) & (net.is_host[net.dst] == 0)
+    busy = sent[inner] * net.ps_per_byte[inner] / end_ps
     return float(jobs["comm_s"].mean()), float(busy.max())
 
 

@@ -36,10 +36,9 @@ inline void arrive(Core& c, uint32_t& head, uint32_t what) {
     __builtin_prefetch(p.at + p.step);
     head = p.next;
     c.heap.take();
-    if (head != NONE) {
-        const Packet& behind = c.pool[head];
-        c.heap.push(behind.arrival, behind.seq, what);
-    }
+    if (head != NONE) c.heap.push(p.next_arrival, p.next_seq, what, head);
+    // One of these is the next event.
+    c.heap.soon([&](uint32_t packet) { __builtin_prefetch(c.pool.data() + packet); });
     c.hops++;
     receive(c, index);
 }

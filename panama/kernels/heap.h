@@ -9,7 +9,8 @@
 struct Event {
     int64_t time;
     uint64_t seq;
-    uint32_t what;  // kind << 28 | number
+    uint32_t what;    // kind << 28 | number
+    uint32_t packet;  // that arrives, or 0
 };
 
 class Heap {
@@ -25,8 +26,8 @@ class Heap {
     // After top(): the first event is gone.
     void take() { hole_ = true; }
 
-    void push(int64_t time, uint64_t seq, uint32_t what) {
-        Event event{time, seq, what};
+    void push(int64_t time, uint64_t seq, uint32_t what, uint32_t packet = 0) {
+        Event event{time, seq, what, packet};
         if (hole_) {
             hole_ = false;
             sink(event);
@@ -42,8 +43,11 @@ class Heap {
         }
         items_[at] = event;
     }
-    size_t size() const { return items_.size() - hole_; }
-    const std::vector<Event>& items() const { return items_; }
+    // Tell which packets may be next.
+    template <class Tell>
+    void soon(Tell tell) const {
+        for (size_t i = 1; i < 5 && i < items_.size(); i++) tell(items_[i].packet);
+    }
 
   private:
     static __int128 key(const Event& e) { return __int128(e.time) << 64 | e.seq; }

@@ -18,14 +18,18 @@ inline int32_t job_of(const Core& c, const Packet& p) {
     }
 }
 
-inline void append(Core& c, uint32_t& head, uint32_t& tail, uint32_t index, uint32_t what) {
-    Packet& p = c.pool[index];
-    p.next = NONE;
+inline void append(Core& c, uint32_t& head, uint32_t& tail, uint32_t index, uint32_t what,
+                   int64_t arrival) {
+    const uint64_t seq = c.seq++;
+    c.pool[index].next = NONE;
     if (head == NONE) {
         head = tail = index;
-        c.heap.push(p.arrival, p.seq, what);
+        c.heap.push(arrival, seq, what, index);
     } else {
-        c.pool[tail].next = index;
+        Packet& before = c.pool[tail];
+        before.next = index;
+        before.next_arrival = arrival;
+        before.next_seq = seq;
         tail = index;
     }
 }
@@ -57,9 +61,8 @@ inline void queue(Core& c, int32_t number, uint32_t index) {
     link.sum_queue += ahead;
     if (ahead > link.max_queue) link.max_queue = ahead;
     link.busy = c.now + ahead + int64_t(p.size) * link.ppb;
-    p.arrival = link.busy + link.prop;
-    p.seq = c.seq++;
-    append(c, link.head, link.tail, index, uint32_t(LANE) << 28 | uint32_t(number));
+    append(c, link.head, link.tail, index, uint32_t(LANE) << 28 | uint32_t(number),
+           link.busy + link.prop);
 }
 
 inline void queue_ack(Core& c, int32_t number, uint32_t index) {
@@ -75,9 +78,8 @@ inline void queue_ack(Core& c, int32_t number, uint32_t index) {
     if (start - c.now > link.max_queue) link.max_queue = start - c.now;
     nic.ack_busy = start + takes;
     link.busy = (link.busy > c.now ? link.busy : c.now) + takes;
-    p.arrival = nic.ack_busy + link.prop;
-    p.seq = c.seq++;
-    append(c, nic.head, nic.tail, index, uint32_t(ACK_LANE) << 28 | uint32_t(link.nic));
+    append(c, nic.head, nic.tail, index, uint32_t(ACK_LANE) << 28 | uint32_t(link.nic),
+           nic.ack_busy + link.prop);
 }
 
 // Rare: step 1.

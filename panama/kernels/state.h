@@ -14,9 +14,10 @@ constexpr int SHIFT = 20;  // of cwnd and alpha
 constexpr int MOST_TIMEOUTS = 24;
 enum Law { DCTCP, AIMD_HALVE, FIXED };
 
-struct Packet {
-    int64_t arrival;
-    uint64_t seq;
+struct alignas(64) Packet {
+    // When the packet behind arrives: here, so that it need not be looked at before.
+    int64_t next_arrival;
+    uint64_t next_seq;
     const int32_t* at;  // the link it is on
     uint32_t next;      // behind it on that link
     int32_t owner;      // sender (DATA, ACK), flow (RAW), tree node or join (UP, DOWN)
@@ -28,7 +29,7 @@ struct Packet {
     uint8_t kind, mark, child;
     int8_t step;        // 1: along the links `at`, -1: back over them
 };
-static_assert(sizeof(Packet) <= 64, "a packet is at most one cache line");
+static_assert(sizeof(Packet) == 64, "a packet is one cache line");
 
 struct alignas(64) Link {
     int64_t busy, prop;
