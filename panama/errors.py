@@ -1,6 +1,10 @@
 """Errors of the simulator a caller may want to catch."""
 
 
+class NoTreeError(ValueError):
+    """No switch is above all members of a job; names the job and a host left out."""
+
+
 class StallError(RuntimeError):
     """A job waits for something that will never come.
 

@@ -1,7 +1,7 @@
 """What the event core is given: a network, ordinary flows and jobs, as flat arrays.
 
-Times are whole picoseconds, sizes whole bytes on the wire (preamble and gap included), so that a run
-is the same on every machine. Node, link, flow, connection, message, tree and job numbers are places
+Times are whole picoseconds, sizes whole bytes on the wire (preamble and gap included), so that
+a run is the same on every machine. Node, link, flow, connection, message, tree and job numbers are places
 in these arrays. Lists of varying length are a pair: `ptr` (n + 1) and the values, those of item i
 being values[ptr[i]:ptr[i + 1]].
 """
@@ -29,7 +29,7 @@ class Network:
     back:        (links,) the link the other way
     ps_per_byte: (links,) 80 at 100 Gb/s
     prop_ps:     (links,) propagation
-    mark_bytes:  (links,) a packet with at least so many bytes ahead is marked; -1: never (hosts' NICs)
+    mark_bytes:  (links,) a packet with at least so many bytes ahead is marked; -1: never (NICs)
     cap_bytes:   (links,) a packet that would make the queue longer is dropped; -1: never
     """
 
@@ -65,8 +65,9 @@ class Flows:
 class Messages:
     """Collectives made of messages between hosts: each iteration of a job sends all of them once.
 
-    A connection is a DCTCP flow that lasts; it sends its messages in the order they stand here, each
-    as soon as it is ready: its bucket is released and the messages it waits for have arrived whole.
+    A connection is a DCTCP flow that lasts; it sends its messages in the order they stand
+    here, each as soon as it is ready: its bucket is released and the messages it waits for have
+    arrived whole.
     An iteration has ended when all have arrived.
 
     conn_job: (connections,) job;  conn_path_ptr, conn_path: links;  conn_max_window: packets
@@ -97,9 +98,10 @@ class Trees:
     parent:    (nodes,) node, -1 for the root
     child_of_parent: (nodes,) which child of its parent this is (0 .. fan_in - 1)
     fan_in:    (nodes,) children, at most 64
-    up_ptr, up: links from the node to its parent, none for the root; results come down the other way
-    join_node, join_child: (trees x workers of the job) in order of tree, then worker: the node a worker
-               sends to, and which child it is there
+    up_ptr, up: links from the node to its parent, none for the root; results come down the
+             other way
+    join_node, join_child: (trees x workers of the job) in order of tree, then worker: the node a
+               worker sends to, and which child it is there
     join_ptr, join: links from the worker to that node
     """
 
@@ -127,8 +129,8 @@ ECN_MODES = ("or", "worst")
 class Jobs:
     """Training jobs: compute, communicate, and again.
 
-    Iteration i starts when i - 1 has ended, buckets are released at offsets from its start, and it ends
-    when the slowest worker has every result and compute_ps have passed.
+    Iteration i starts when i - 1 has ended, buckets are released at offsets from its start, and it
+    ends when the slowest worker has every result and compute_ps have passed.
 
     aggregates: (jobs,) 1: over trees, 0: by messages
     start_ps, iterations, compute_ps: (jobs,)
@@ -138,11 +140,12 @@ class Jobs:
     per_tree:   (jobs,) 1: a window for each tree, 0: one over all
     adaptive:   (jobs,) 1: trees by weights from marks, 0: packet i on tree i mod T
     slots:      (jobs,) of an aggregator, for each tree
-    max_window: (jobs,) packets, of a window; at most slots (of a window over all trees: slots times T)
+    max_window: (jobs,) packets, of a window; at most slots (of a window over all trees: slots
+    times T)
     min_window: (jobs,) packets
     fixed_window: (jobs,) of law "fixed"
-    weight:     (jobs,) the share of a link relative to one DCTCP flow, in 1/256: windows grow weight
-                times as fast and are cut by a weight-th of the law's cut
+    weight:     (jobs,) the share of a link relative to one DCTCP flow, in 1/256: windows grow
+                weight times as fast and are cut by a weight-th of the law's cut
     """
 
     aggregates: Int32
@@ -209,11 +212,11 @@ class Outcome:
     reason:      "done", "horizon", "budget" or "stalled" (no event is left and a job waits)
     now_ps, events, packet_hops, data_packets: of the whole run
     flow_end_ps: (flows,) the last payload byte has arrived;  flow_resent: (flows,) packets
-    iteration_ptr (jobs + 1), and for each iteration begin_ps, comm_ps (first bucket released), sum_ps
-                 (slowest worker has all results), end_ps
+    iteration_ptr (jobs + 1), and for each iteration begin_ps, comm_ps (first bucket released),
+                 sum_ps (slowest worker has all results), end_ps
     link:        dict of (links,) arrays: n_bytes, packets, max_queue (bytes ahead of a packet),
-                 sum_queue (over packets), marks, drops, plus job_marks (jobs, links) where few jobs make
-                 that small, or empty
+                 sum_queue (over packets), marks, drops, plus job_marks (jobs, links) where few
+                 jobs make that small, or empty
     worker:      dict of arrays over workers of jobs (worker_ptr): sent, resent, marked, results,
                  window_ps (time with data ready and the window full), mean_window
     node:        dict of arrays over tree nodes: sums, duplicates, out_of_window, stale, repairs,

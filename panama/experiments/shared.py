@@ -131,7 +131,8 @@ class Seen(NamedTuple):
     """What a run showed of its short flows and of its jobs, in an order that all schemes share.
 
     fct: (short flows,) seconds, infinite for one that did not end
-    iteration: (jobs,) mean seconds of the first iterations; for a job that did fewer by the horizon a
+    iteration: (jobs,) mean seconds of the first iterations; for a job that did fewer by the
+    horizon a
     lower bound, all of its time over one more than it did;  exact: (jobs,) which are no bound
     comm: (iterations that were done,) seconds of the exchange alone
     """
