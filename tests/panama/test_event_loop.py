@@ -206,6 +206,15 @@ def test_adaptive_trees_end_at_the_same_picosecond(drop: float) -> None:
     assert adaptive.node["sums"] != fixed.node["sums"]
 
 
+def test_a_lost_raw_packet_is_not_waited_for() -> None:
+    net = plans.star(3, cap=2 * PACKET)
+    ways = [net.path(0, 3, 2), net.path(1, 3, 2)] * 4
+    plan = plans.only_flows(net, plans.flows(0, PACKET, ways, raw=1))
+    found = assert_same(plan)
+    assert found.reason == "done"
+    assert 0 < sum(found.link["drops"]) == found.flow_end_ps.count(-1)
+
+
 def test_a_link_that_loses_all_stalls_the_same() -> None:
     net = plans.star(3)
     plan = plans.aggregation(net, [[(3, [0, 1, 2])]], [[5000]], wire=Wire(drop=1.0, rto_ps=1000))
