@@ -21,10 +21,8 @@ void receive(Core& c, uint32_t index) {
         case RAW:
             c.delivered++;
             // A copy of it may have come before.
-            if (c.flow_end[p.owner] < 0) {
-                c.flow_end[p.owner] = c.now;
-                c.pending--;
-            }
+            if (c.flow_end[p.owner] < 0) c.flow_end[p.owner] = c.now;
+            end_raw(c, p.owner);
             c.free_packets.push_back(index);
     }
 }

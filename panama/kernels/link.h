@@ -34,6 +34,19 @@ inline void append(Core& c, uint32_t& head, uint32_t& tail, uint32_t index, uint
     }
 }
 
+inline void end_raw(Core& c, int32_t flow) {
+    if (!c.raw_over[flow]) c.raw_over[flow] = 1, c.pending--;
+}
+
+// A packet is lost at a link, and freed.
+inline void lose(Core& c, Link& link, uint32_t index) {
+    const Packet& p = c.pool[index];
+    link.drops++;
+    c.counters[DROPPED_BYTES] += p.size;
+    if (p.kind == RAW) end_raw(c, p.owner);
+    c.free_packets.push_back(index);
+}
+
 // Steps 2 to 5; frees the packet if it is dropped.
 inline void queue(Core& c, int32_t number, uint32_t index) {
     Link& link = c.links[number];
@@ -43,9 +56,7 @@ inline void queue(Core& c, int32_t number, uint32_t index) {
     if (ahead < 0) ahead = 0;
     // ahead // ppb + size > cap, without the division.
     if (link.cap >= 0 && ahead >= (int64_t(link.cap) - p.size + 1) * link.ppb) {
-        link.drops++;
-        c.counters[DROPPED_BYTES] += p.size;
-        c.free_packets.push_back(index);
+        lose(c, link, index);
         return;
     }
     if (link.mark >= 0 && ahead >= int64_t(link.mark) * link.ppb && p.kind != ACK) {
@@ -87,11 +98,9 @@ inline void queue_at_risk(Core& c, int32_t number, uint32_t index) {
     Link& link = c.links[number];
     uint64_t h = mix(mix(mix(uint64_t(c.wire.seed)) ^ uint64_t(number)) ^ uint64_t(link.offered++));
     if (int64_t(h & 0xffffffffu) < c.wire.drop) {
-        link.drops++;
         c.counters[LOST]++;
         c.counters[SENT_BYTES] += c.pool[index].size;
-        c.counters[DROPPED_BYTES] += c.pool[index].size;
-        c.free_packets.push_back(index);
+        lose(c, link, index);
         return;
     }
     if (int64_t(h >> 32) >= c.wire.duplicate) return queue(c, number, index);
