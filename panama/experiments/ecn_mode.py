@@ -71,7 +71,7 @@ def run(settings: Settings, ctx: Context) -> None:
             for seed in seeds
         ]  # fmt: skip
     for (load, name), runs in found.items():
-        axes = {"load": load, "system": name}
+        axes: dict[str, Any] = {"load": load, "system": name}
         mean = float(np.mean([r.seconds.mean() for r in runs]))
         ctx.record(None, "exchange", mean * 1e3, "ms", **axes)
         ctx.record(None, "drops", float(sum(r.drops for r in runs)), "packets", **axes)

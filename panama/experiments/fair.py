@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs.validators import deep_iterable, ge, gt
@@ -41,7 +41,7 @@ def run(settings: Settings, ctx: Context) -> None:
             shares, scheme=scheme, workers=workers, flows=flows, gbps=settings.gbps,
             horizon_s=settings.horizon_ms / 1e3,
         )  # fmt: skip
-        axes = {"flows": flows, "workers": workers, "system": scheme}
+        axes: dict[str, Any] = {"flows": flows, "workers": workers, "system": scheme}
         claims = scheme == "panama"
         ctx.record(
             "panama.sec.fair_share" if claims else None, "jain_index", found.jain, "", **axes

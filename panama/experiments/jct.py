@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs.validators import deep_iterable, ge, gt, in_
@@ -64,7 +64,7 @@ def run(settings: Settings, ctx: Context) -> None:
         times = {s: shared.joined(run.iteration for run in runs) for s, runs in seen.items()}
         exchange = {s: shared.joined(run.comm for run in runs)[0] for s, runs in seen.items()}
         exact = {s: all(run.exact.all() for run in runs) for s, runs in seen.items()}
-        axes = {"load": load, "share": share, "hosts": settings.site.hosts}
+        axes: dict[str, Any] = {"load": load, "share": share, "hosts": settings.site.hosts}
         for scheme in settings.schemes:
             # Where a job did not do all iterations by the horizon, its time is longer than that.
             metric = "iteration" if exact[scheme] else "iteration_at_least"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs.validators import deep_iterable, ge, gt, in_
@@ -52,7 +52,7 @@ def run(settings: Settings, ctx: Context) -> None:
             )
             for seed in seeds
         ]  # fmt: skip
-        axes = {"loss": rate, "system": scheme}
+        axes: dict[str, Any] = {"loss": rate, "system": scheme}
         done = sum(r.done for r in runs) / len(runs)
         ours = scheme in ("panama", "panama_plus")
         ctx.record("panama.ours.loss_completes" if ours else None, "completed", done, "", **axes)

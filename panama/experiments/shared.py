@@ -60,7 +60,11 @@ class Site:
         """Jobs that compute for this share of an iteration of an idle ring (Job.compute_share)."""
         import panama
 
-        same = {"workers": self.workers, "iterations": iterations, "compute_share": share}
+        same: dict[str, Any] = {
+            "workers": self.workers,
+            "iterations": iterations,
+            "compute_share": share,
+        }
         if self.megabytes:
             n_bytes = int(self.megabytes * 1e6)
             return [panama.Job(bytes=n_bytes, **same) for _ in range(self.jobs)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -92,7 +92,7 @@ def run(settings: Settings, ctx: Context) -> None:
                 )
                 for seed in seeds
             ])  # fmt: skip
-            axes = {"trees": trees, "placement": placement, "load": settings.load}
+            axes: dict[str, Any] = {"trees": trees, "placement": placement, "load": settings.load}
             rng = ctx.rng(f"{trees} {placement}")
             for column, metric, scale, unit, claim in (
                 (1, "max_link_utilisation", 100, "%", "panama.sec.tree_balance"),
