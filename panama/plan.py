@@ -1,9 +1,9 @@
 """What the event core is given: a network, ordinary flows and jobs, as flat arrays.
 
 Times are whole picoseconds, sizes whole bytes on the wire (preamble and gap included), so that
-a run is the same on every machine. Node, link, flow, connection, message, tree and job numbers are places
-in these arrays. Lists of varying length are a pair: `ptr` (n + 1) and the values, those of item i
-being values[ptr[i]:ptr[i + 1]].
+a run is the same on every machine. Node, link, flow, connection, message, tree and job numbers are
+places in these arrays. Lists of varying length are a pair: `ptr` (n + 1) and the values, those of
+item i being values[ptr[i]:ptr[i + 1]].
 """
 
 from typing import Any
