@@ -62,7 +62,7 @@ SCHEMES = {
         Scheme("ina_atp", trees="single_random", law="aimd_halve", window_cap=ATP_PACKETS),
         Scheme("panama"),
         # Trees by weights need one window over all of them: packets go to trees in one order.
-        Scheme("panama_plus", ecn_mode="worst", adaptive=True, window_floor=2.0),
+        Scheme("panama_plus", ecn_mode="worst", adaptive=True, window_floor=1.5),
     )
 }
 
