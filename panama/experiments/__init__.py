@@ -1,8 +1,63 @@
-"""Experiments of this paper, as the runner finds them: none yet."""
+"""Experiments on PANAMA."""
 
-from typing import TYPE_CHECKING
+from common.experiment import Experiment
 
-if TYPE_CHECKING:
-    from common.experiment import Experiment
-
-EXPERIMENTS: "tuple[Experiment, ...]" = ()
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        name="panama_fct",
+        module="panama.experiments.fct",
+        claims=(
+            "panama.abstract.short_flow_fct_mean",
+            "panama.abstract.short_flow_fct_p99_preliminary",
+            "panama.abstract.short_flow_fct_p99",
+            "panama.ours.short_mean",
+            "panama.ours.short_tail",
+        ),
+    ),
+    Experiment(
+        name="panama_jct",
+        module="panama.experiments.jct",
+        claims=(
+            "panama.abstract.training_time_preliminary",
+            "panama.abstract.training_time",
+            "panama.fig.training_workloads",
+            "panama.ours.job_gain",
+            "panama.ours.job_never_worse",
+        ),
+    ),
+    Experiment(
+        name="panama_trees",
+        module="panama.experiments.trees",
+        claims=("panama.sec.tree_balance", "panama.ours.trees_no_slower"),
+    ),
+    Experiment(
+        name="panama_fair",
+        module="panama.experiments.fair",
+        claims=("panama.sec.fair_share", "panama.ours.low_queue"),
+    ),
+    Experiment(
+        name="panama_ecn_mode",
+        module="panama.experiments.ecn_mode",
+        claims=("panama.ours.worst_over_or",),
+    ),
+    Experiment(
+        name="panama_buffer",
+        module="panama.experiments.buffer",
+        claims=("panama.fig.buffer_size", "panama.ours.buffer_knee"),
+    ),
+    Experiment(
+        name="panama_loss",
+        module="panama.experiments.loss",
+        claims=("panama.ours.loss_completes",),
+    ),
+    Experiment(
+        name="panama_scale",
+        module="panama.experiments.scale",
+        claims=("panama.ours.scale",),
+    ),
+    Experiment(
+        name="panama_baselines",
+        module="panama.experiments.baselines",
+        claims=("panama.sec.traffic", "panama.ours.idle_bound"),
+    ),
+)
