@@ -8,7 +8,7 @@ from enum import IntEnum
 import attrs
 
 BEAT_BYTES = 64
-UDP_PORT = 0x5041
+UDP_PORT = 20558
 VERSION = 1
 TTL = 64
 UP, DOWN, RETX = 1, 2, 4
@@ -74,7 +74,7 @@ class Packet:
     def header(self, payload_bytes: int) -> bytes:
         """The first 64 bytes of the frame, checksum included."""
         ip = struct.pack(
-            ">BBHHHBBHII", 0x45, self.tos, 50 + payload_bytes, 0, 0x4000, TTL, 17, 0,
+            ">BBHHHBBHII", 0x45, self.tos, 50 + payload_bytes, 0, 0, TTL, 17, 0,
             self.ip_from, self.ip_to,
         )  # fmt: skip
         ip = ip[:10] + struct.pack(">H", ipv4_checksum(ip)) + ip[12:]

@@ -20,7 +20,7 @@ module head #(
 );
   localparam SAID = 32 + 16 + 32 + 16;
   wire [SAID*P-1:0] said;
-  wire [6*P-1:0] class;
+  wire [6*P-1:0] grade;
   wire [P-1:0] differs;
   genvar i;
   generate
@@ -32,7 +32,7 @@ module head #(
           .nelem(said[SAID*i+48+:16]), .msg(said[SAID*i+16+:32]),
           .contributors(contributors[16*i+:16]), .pad(said[SAID*i+:16]), .tos(tos)
       );
-      assign class[6*i+:6] = tos[7:2];
+      assign grade[6*i+:6] = tos[7:2];
       assign ce[i] = &tos[1:0];
       assign differs[i] = member[i] & said[SAID*i+:SAID] != {psn, nelem, msg, pad};
     end
@@ -47,7 +47,7 @@ module head #(
     for (n = 0; n < P; n = n + 1)
       if (first[n]) begin
         {psn, nelem, msg, pad} = {psn, nelem, msg, pad} | said[SAID*n+:SAID];
-        dscp = dscp | class[6*n+:6];
+        dscp = dscp | grade[6*n+:6];
       end
   end
   beats_of #(.FMT(FMT)) count (.nelem(nelem), .beats(beats));

@@ -11,7 +11,7 @@ module relay #(
     parameter LOG_SLOTS = 4,
     parameter LOG_BEATS = 5,
     parameter VERSION = 1,
-    parameter UDP_PORT = 16'h5041,
+    parameter UDP_PORT = 20558,
     parameter TTL = 64,
     // follow from the above
     parameter JOBS = 1 << LOG_JOBS,
@@ -60,18 +60,18 @@ module relay #(
   reg reading;  // a cached result
 
   // --- results from the parent ---------------------------------------------------------------------
-  reg within;
+  reg midway;
   reg [LOG_PORTS-1:0] chosen;
   wire any;
   wire [LOG_PORTS-1:0] turn;
   wire [(1<<LOG_PORTS)-1:0] waiting = in_valid;
   pick #(.LOG(LOG_PORTS)) pick (.request(waiting), .last(chosen), .any(any), .index(turn));
-  wire [LOG_PORTS-1:0] port = within ? chosen : turn;
+  wire [LOG_PORTS-1:0] port = midway ? chosen : turn;
   // A waiting repair goes first, so that a steady stream cannot hold it up; the next is not ready
   // at once, so the stream cannot be held up either.
-  wire repair_first = ~within & result_valid & result_cached & ~reading & repair_turn;
+  wire repair_first = ~midway & result_valid & result_cached & ~reading & repair_turn;
   reg repair_turn;
-  wire passes = room & ~reading & ~repair_first & (within ? in_valid[chosen] : any);
+  wire passes = room & ~reading & ~repair_first & (midway ? in_valid[chosen] : any);
   assign in_ready = passes ? {{(P - 1) {1'b0}}, 1'b1} << port : {P{1'b0}};
 
   wire [511:0] data = in_data[512*port+:512];
@@ -102,10 +102,10 @@ module relay #(
   reg [ID-1:0] id_kept;
   reg latest_kept;
   reg [LOG_BEATS-1:0] beat;
-  wire [ID-1:0] id_now = within ? id_kept : id;
-  wire latest_now = within ? latest_kept : passing_latest;
-  wire [LOG_BEATS-1:0] beat_now = within ? beat : {LOG_BEATS{1'b0}};
-  wire [511:0] sent = within ? data : header;
+  wire [ID-1:0] id_now = midway ? id_kept : id;
+  wire latest_now = midway ? latest_kept : passing_latest;
+  wire [LOG_BEATS-1:0] beat_now = midway ? beat : {LOG_BEATS{1'b0}};
+  wire [511:0] sent = midway ? data : header;
   assign cached_set = passes & last & latest_now;
   assign cached_id = id_now;
 
@@ -129,7 +129,7 @@ module relay #(
   wire read_last = ~read_first & read_beat == read_length;
   // Byte 43 holds the flags; bit 2 says that the packet is sent again.
   wire [511:0] again = read_first ? cache_data | (512'd4 << 8 * 43) : cache_data;
-  wire begin_read = ~within & ~reading & result_valid & result_cached & (repair_turn | ~any);
+  wire begin_read = ~midway & ~reading & result_valid & result_cached & (repair_turn | ~any);
   assign result_missed = result_valid & ~result_cached & ~reading;
   assign result_taken = result_missed | begin_read;
   wire read_sends = reading & fetched & room;
@@ -163,13 +163,13 @@ module relay #(
   // --- out -----------------------------------------------------------------------------------------
   always @(posedge clk) begin
     if (rst) begin
-      within <= 1'b0;
+      midway <= 1'b0;
       chosen <= {LOG_PORTS{1'b1}};
       m_axis_tvalid <= 1'b0;
     end else begin
       if (room) m_axis_tvalid <= passes | read_sends;
       if (passes) begin
-        within <= ~last;
+        midway <= ~last;
         chosen <= port;
       end
     end

@@ -114,6 +114,7 @@ class Checker:
         self.next = [0] * len(jobs)
         self.slots = 1 << log_slots
         self.beats = 0
+        self.again = 0
         self.wrong: list[str] = []
         self.frames: dict[tuple[int, int], bytes] = {}
 
@@ -129,11 +130,13 @@ class Checker:
         job = self.jobs[number]
         where = f"job {number} index {index}"
         if index in self.done[number]:
-            self.wrong.append(f"{where}: came twice")
+            self._see_again(number, index, frame, user)
             return
         wanted = job.expected(index, job.mark(index))
         if frame != wanted:
-            at = next((i for i, (a, b) in enumerate(zip(frame, wanted, strict=False)) if a != b), -1)
+            at = next(
+                (i for i, (a, b) in enumerate(zip(frame, wanted, strict=False)) if a != b), -1
+            )
             self.wrong.append(
                 f"{where}: byte {at} of {len(frame)} (wanted {len(wanted)}): "
                 f"{frame[at : at + 4].hex()} not {wanted[at : at + 4].hex()}"
@@ -145,6 +148,19 @@ class Checker:
         self.done[number].add(index)
         while self.next[number] in self.done[number]:
             self.next[number] += 1
+
+    def _see_again(self, number: int, index: int, frame: bytes, user: int) -> None:
+        """A sum that had come before: only as a repair, else with the same bits."""
+        entry, old = self.jobs[number].entry, self.frames[number, index]
+        where = f"job {number} index {index} again"
+        self.again += 1
+        if frame != old[:43] + bytes([old[43] | RETX]) + old[44:]:
+            self.wrong.append(f"{where}: differs from the first time")
+        if entry.parent is None:
+            if user not in [1 << port for port in entry.members]:
+                self.wrong.append(f"{where}: sent to {user:b}, wanted one member")
+        elif user != 1 << entry.parent:
+            self.wrong.append(f"{where}: sent to {user:b}, wanted the parent")
 
     def may_send(self, number: int, index: int) -> bool:
         """Whether the window of a job allows this index."""
