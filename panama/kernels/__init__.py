@@ -1,0 +1,1 @@
+"""The native kernels, each source beside the module that loads it."""
