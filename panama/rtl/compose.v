@@ -4,7 +4,7 @@
 module compose #(
     parameter FMT = 0,
     parameter VERSION = 1,
-    parameter UDP_PORT = 20558,
+    parameter UDP_PORT = 20545,
     // time to live, hops
     parameter TTL = 64
 ) (
@@ -35,8 +35,8 @@ module compose #(
   wire [7:0] version = VERSION;
   wire [7:0] fmt = FMT;
 
-  // Identification and fragment fields are 0.
-  wire [79:0] ip_head = {8'h45, tos, total_length, 16'd0, 16'd0, ttl, 8'd17};
+  // Identification 0 and "do not fragment", as for any datagram that is never fragmented.
+  wire [79:0] ip_head = {8'h45, tos, total_length, 16'd0, 16'h4000, ttl, 8'd17};
   wire [15:0] sum;
   ipv4_sum check (.words({ip_head, 16'd0, ip_from, ip_to}), .sum(sum));
 

@@ -11,7 +11,7 @@ module egress #(
     parameter LOG_SLOTS = 4,
     parameter LOG_BEATS = 5,
     parameter VERSION = 1,
-    parameter UDP_PORT = 20558,
+    parameter UDP_PORT = 20545,
     parameter TTL = 64,
     // follow from the above
     parameter JOBS = 1 << LOG_JOBS,

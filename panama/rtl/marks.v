@@ -1,5 +1,5 @@
-// Remembers for each job how often each port's packets came marked: m += (mark - m) / 50, as a
-// fraction of 65536, with 1/64 + 1/256 + 1/2048 = 1/49.95 for 1/50. Port by port in parallel.
+// Remembers for each job how often each port's packets came marked: m += trunc((mark - m) / 50), as
+// a fraction of 65536. All ports of a packet in parallel, when it is summed.
 // `weight` is the new value, in the same cycle as the marks.
 `default_nettype none
 
@@ -23,8 +23,10 @@ module marks #(
   generate
     for (i = 0; i < P; i = i + 1) begin : g_port
       wire [15:0] m = old[16*i+:16];
-      wire [15:0] gap = ce[i] ? ~m : m;
-      wire [15:0] step = (gap >> 6) + (gap >> 8) + (gap >> 11);
+      wire [16:0] gap = ce[i] ? 17'h10000 - m : {1'b0, m};
+      // 83887 / 2**22 divides every number up to 65536 by 50, rounded down.
+      wire [33:0] product = gap * 34'd83887;
+      wire [15:0] step = product >> 22;
       assign weight[16*i+:16] = ~member[i] ? m : ce[i] ? m + step : m - step;
     end
   endgenerate

@@ -30,7 +30,7 @@ module panama_top #(
     // cycles without progress after which a job counts as standing still
     parameter STALL_LIMIT = 1000000,
     parameter VERSION = 1,
-    parameter UDP_PORT = 20558,
+    parameter UDP_PORT = 20545,
     // time to live of our packets, hops
     parameter TTL = 64
 ) (

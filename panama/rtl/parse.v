@@ -7,7 +7,7 @@ module parse #(
     // payload beats that a frame may have
     parameter BEATS = 22,
     parameter VERSION = 1,
-    parameter UDP_PORT = 20558
+    parameter UDP_PORT = 20545
 ) (
     input  wire [511:0] beat,
     // IPv4, UDP to our port: a packet of aggregation, sound or not
@@ -46,7 +46,7 @@ module parse #(
 
   // Only a whole, unfragmented datagram without options shows its port where we look for it.
   assign aggregation = ethertype == 16'h0800 & version_ihl == 8'h45 & protocol == 8'd17 &
-                       (fragment & 16'h3fff) == 16'd0 & udp_port == UDP_PORT;
+                       (fragment & 16'hbfff) == 16'd0 & udp_port == UDP_PORT;
   assign sound = sum == 16'hffff & version == VERSION & fmt == FMT & (up ^ down) & flags[7:3] == 0;
   assign fits = nelem != 16'd0 & beats <= BEATS & total_length == 16'd50 + {beats[9:0], 6'd0} &
                 udp_length == 16'd30 + {beats[9:0], 6'd0};

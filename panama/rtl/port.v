@@ -25,7 +25,7 @@ module port #(
     // log2 of the repair requests that wait
     parameter LOG_REPAIRS = 2,
     parameter VERSION = 1,
-    parameter UDP_PORT = 20558,
+    parameter UDP_PORT = 20545,
     // follow from the above
     parameter JOBS = 1 << LOG_JOBS,
     parameter LOG_KEYS = LOG_JOBS + LOG_SLOTS,

@@ -8,8 +8,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from panama.rtl.reference import FORMATS, Words, tree_add
+from panama.rtl.expected import Words, tree_sums
 from panama.rtl.simulator import build, run
+from panama.wire import FORMATS
 
 # Bits of fp32 numbers at every edge of the adder, for all pairs of them.
 HAND_LIST = np.array(
@@ -70,9 +71,10 @@ def soak_tree(
     rng = np.random.default_rng([seed, beats, ports])
     some = rng.random((beats, 1)) < 0.125
     member = ~some | (rng.random((beats, ports)) < 0.7)
+    member[:, 0] |= ~member.any(axis=1)  # a packet has someone who sent it
     ce = rng.random((beats, ports)) < 0.3
     # In half of the beats only few different weights, so that ties are met.
-    weight = rng.integers(0, 2**16, (beats, ports)) >> rng.choice([0, 14], (beats, 1))
+    weight = 1 + (rng.integers(0, 2**16 - 1, (beats, ports)) >> rng.choice([0, 14], (beats, 1)))
     contributors = rng.integers(0, 1024, (beats, ports))
     last = rng.random((beats, 1)) < 0.2
 
@@ -84,10 +86,10 @@ def soak_tree(
         (last, 1),
     )  # fmt: skip
     wanted = _lines(
-        (tree_add(data, member, fmt), 32), (counted[:, None], 16), (worst[:, None], 1),
+        (tree_sums(data, member, fmt), 32), (counted[:, None], 16), (worst[:, None], 1),
         (marked[:, None], 1), (last, 1),
     )  # fmt: skip
-    parameters = {"P": ports, "L": words, "FMT": FORMATS[fmt], "FADD_STAGES": stages}
+    parameters = {"P": ports, "L": words, "FMT": FORMATS[fmt].code, "FADD_STAGES": stages}
     design = build("soak", parameters | {"BEATS": beats, "STALLS": int(stalls)}, tool)
     seen = run(
         design,
@@ -151,14 +153,9 @@ def hand_pairs(words: int) -> Words:
 def mark_of_heaviest(
     weight: NDArray[np.int64], ce: NDArray[np.bool_], member: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """(beats,): mark of the port with the largest weight; of equal ones the left in the heap."""
-    ports = weight.shape[1]
-    leaf = [(np.where(member[:, i], weight[:, i], 0), ce[:, i]) for i in range(ports)]
-    node = [leaf[0]] * (ports - 1) + leaf
-    for k in range(ports - 2, -1, -1):
-        (left, left_ce), (right, right_ce) = node[2 * k + 1], node[2 * k + 2]
-        node[k] = (np.maximum(left, right), np.where(right > left, right_ce, left_ce))
-    return node[0][1]
+    """(beats,): the mark of the member port with the largest weight, the lowest of equal ones."""
+    heaviest = np.where(member, weight, -1).argmax(axis=1)
+    return np.take_along_axis(ce, heaviest[:, None], axis=1)[:, 0]
 
 
 def _lines(*fields: tuple[NDArray[np.generic], int]) -> str:

@@ -101,7 +101,7 @@ def _synthesise(top: str, parameters: Mapping[str, int], netlist: Path | None) -
     """Cell counts by type; the netlist is written where it is wanted."""
     with tempfile.TemporaryDirectory(prefix="panama-synth-") as name:
         work = Path(name)
-        files = sorted(FOLDER.glob("*.v")) + [FOLDER / "bench" / "timed_tree.v"]
+        files = [*sorted(FOLDER.glob("*.v")), FOLDER / "bench" / "timed_tree.v"]
         for file in files:
             (work / file.name).write_text(file.read_text())
         sets = " ".join(f"-set {key} {value}" for key, value in parameters.items())

@@ -1,7 +1,7 @@
 // Sum over the ports, lane by lane, in heap order: leaf i is node P-1+i and node k is the sum of
 // nodes 2k+1 and 2k+2, for any P. Ports that are no members contribute -0.0 (integers: 0).
 // Beside the data go, by the same heap: the OR of the CE marks, the mark of the port with the largest
-// weight (a tie goes to the left child) and the sum of the contributors.
+// weight (of equal ones the lowest) and the sum of the contributors.
 // Latency: ceil(log2 P) * FADD_STAGES enabled cycles, one more for bf16. One beat a cycle.
 `default_nettype none
 
@@ -79,14 +79,17 @@ module tree #(
     end
   endgenerate
 
-  // The header's part: {weight, mark of the heaviest, OR of marks, contributors}.
-  localparam SIDE = 16 + 1 + 1 + 16;
+  // The header's part: {weight, complement of the port, its mark, OR of marks, contributors}.
+  localparam SIDE = 16 + 6 + 1 + 1 + 16;
   wire [SIDE-1:0] side[0:2*P-2];
   wire [SIDE-1:0] side_out;
   generate
     for (i = 0; i < P; i = i + 1) begin : g_side_leaf
       localparam LEVEL = $clog2(P + i + 1) - 1;
-      wire [SIDE-1:0] own = {in_weight[16*i+:16], in_ce[i], in_ce[i], in_contributors[16*i+:16]};
+      localparam [5:0] ORDER = 63 - i;
+      wire [SIDE-1:0] own = {
+        in_weight[16*i+:16], ORDER, in_ce[i], in_ce[i], in_contributors[16*i+:16]
+      };
       delay #(.W(SIDE), .N((DEPTH - LEVEL) * FADD_STAGES)) wait_for_level (
           .clk(clk), .en(en), .d(in_member[i] ? own : {SIDE{1'b0}}), .q(side[P-1+i])
       );
@@ -94,7 +97,7 @@ module tree #(
     for (k = 0; k < P - 1; k = k + 1) begin : g_side_node
       wire [SIDE-1:0] left = side[2*k+1];
       wire [SIDE-1:0] right = side[2*k+2];
-      wire [16:0] heavier = right[33:18] > left[33:18] ? right[33:17] : left[33:17];
+      wire [22:0] heavier = right[39:18] > left[39:18] ? right[39:17] : left[39:17];
       wire [15:0] contributors = left[15:0] + right[15:0];
       delay #(.W(SIDE), .N(FADD_STAGES)) registers (
           .clk(clk), .en(en), .d({heavier, left[16] | right[16], contributors}),

@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from panama.rtl.reference import FORMATS
 from panama.rtl.simulator import build, run
+from panama.wire import FORMATS
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Size:
     def parameters(self) -> dict[str, int]:
         """Of the Verilog modules."""
         return {
-            "P": self.ports, "L": self.lanes, "FMT": FORMATS[self.fmt],
+            "P": self.ports, "L": self.lanes, "FMT": FORMATS[self.fmt].code,
             "FADD_STAGES": self.stages, "LOG_JOBS": self.log_jobs, "LOG_SLOTS": self.log_slots,
             "BEATS": self.beats, "LOG_BUFFER": self.log_buffer,
         }  # fmt: skip

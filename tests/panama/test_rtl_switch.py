@@ -56,6 +56,12 @@ def test_scenario(scenario: str, ports: int) -> None:
 
 
 @pytest.mark.slow
+def test_changed_headers_meet_the_fate_that_the_wire_gives_them() -> None:
+    fates = play("fuzzed_headers", small(2), turns=640, pauses=0.0)["fates"]
+    assert len(fates) == 9
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", ["bf16", "int32"])
 def test_mixed_traffic_in_other_formats(fmt: str) -> None:
     play_mixed(attrs.evolve(SMALL, fmt=fmt), packets=8, seed=5)

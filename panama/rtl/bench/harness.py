@@ -19,7 +19,7 @@ from cocotbext.axi import (
     AxiStreamSource,
 )
 
-from panama.rtl.frames import Fate, JobEntry, Total
+from panama.rtl.registers import Fate, JobEntry, Total
 
 
 class Harness:

@@ -13,9 +13,21 @@ from cocotb.triggers import ClockCycles
 from panama.rtl.bench.exchange import bench_arguments, report
 from panama.rtl.bench.harness import BeatMeter, Harness
 from panama.rtl.bench.traffic import Checker, Job, members_in_random_order, random_entries
-from panama.rtl.frames import DOWN, RETX, UP, JobEntry
+from panama.rtl.registers import JobEntry
+from panama.wire import (
+    CE,
+    DOWN,
+    FORMATS,
+    RETX,
+    UP,
+    MalformedFrame,
+    ipv4_checksum,
+    pack_header,
+    unpack_header,
+)
 
 Told = dict[str, Any]
+FORMATS_BY_CODE = {form.code: form for form in FORMATS.values()}
 
 
 @cocotb.test()
@@ -227,14 +239,14 @@ async def lost_result(dut: Any, told: Told) -> None:
     for index in (0, 1):
         chunk = jobs[1].chunks[index]
         packet = attrs.evolve(
-            next(iter(chunk.packets.values())), flags=DOWN, child=0, contributors=60, tos=0x2B
+            next(iter(chunk.packets.values())), flags=DOWN, child=0, contributors=60, ecn=CE
         )
         payload = bytes(reversed(chunk.total))
-        harness.send(3, packet.frame(payload))
-        results[index] = attrs.evolve(
-            packet, mac_from=below.mac_from, mac_to=below.mac_down, ip_from=below.ip_from,
-            ip_to=below.ip_down,
-        ).frame(payload)  # fmt: skip
+        harness.send(3, pack_header(packet) + payload)
+        results[index] = pack_header(attrs.evolve(
+            packet, source_mac=below.mac_from, target_mac=below.mac_down, source_ip=below.ip_from,
+            target_ip=below.ip_down,
+        )) + payload  # fmt: skip
         assert await _frame(harness.down) == (results[index], 0b0111)
     await harness.idle(20)
     for index, port in ((0, 2), (1, 0), (0, 0)):
@@ -251,8 +263,8 @@ async def lost_result(dut: Any, told: Told) -> None:
     assert harness.down.empty()
     # And results from elsewhere than the parent, or of what we never summed, go nowhere.
     stray = attrs.evolve(packet, psn=slots + 1)
-    harness.send(3, stray.frame(bytes(64)) if stray.nelem <= 16 else stray.frame(payload))
-    harness.send(2, packet.frame(payload))
+    harness.send(3, pack_header(stray) + payload)
+    harness.send(2, pack_header(packet) + payload)
     await _settled(harness)
     assert harness.sums.empty()
     assert harness.down.empty()
@@ -296,6 +308,73 @@ async def cut_frames(dut: Any, told: Told) -> None:
     report({"fates": fates})
 
 
+async def fuzzed_headers(dut: Any, told: Told) -> None:
+    """Headers with a byte changed meet the fate that wire.unpack_header and the tables give them."""
+    rng = random.Random(told["seed"])
+    slots = 1 << told["log_slots"]
+    entry = JobEntry(job=7, tree=1, members=(0, 1), workers=(5, 5), parent=None)
+    job = Job(entry, 2, [1] * slots, told["fmt"], told["words"], 3)
+    harness = Harness(dut, 2, told["pauses"], told["seed"])
+    await harness.start([entry])
+    filled: set[int] = set()
+    wanted = Counter[str]()
+    for turn in range(told["turns"]):
+        frame = bytearray(job.frame(rng.randrange(slots), 0))
+        for _ in range(rng.choice([0, 1, 1, 1, 2])):
+            frame[turn % 64] ^= rng.choice([1, 2, 4, 8, 16, 32, 64, 128, 255])
+        if rng.random() < 0.7:  # most changes of the IPv4 header with the checksum that they need
+            frame[24:26] = b"\0\0"
+            frame[24:26] = ipv4_checksum(bytes(frame[14:34])).to_bytes(2, "big")
+        fate = _fate(bytes(frame), entry, FORMATS[told["fmt"]].code, filled, slots)
+        wanted[fate] += 1
+        harness.send(0, bytes(frame))
+    await harness.flush(0)
+    await harness.idle(50)
+    seen = await harness.fates(0)
+    assert seen == dict(wanted), (seen, wanted)
+    report({"fates": seen})
+
+
+def _fate(frame: bytes, entry: JobEntry, code: int, filled: set[int], slots: int) -> str:
+    """Of a frame on port 0, by the definition of the wire and by section 3.5."""
+    length_is_wrong = False
+    try:
+        header = unpack_header(frame)
+    except MalformedFrame as error:
+        if error.cause != "length":
+            return "BYPASSED" if error.cause == "protocol" else "HEADER"
+        length_is_wrong = True
+        header = unpack_header(_with_length(frame))
+    if header.format_code != code or header.flags not in (UP, DOWN, UP | RETX, DOWN | RETX):
+        return "HEADER"
+    if (header.job, header.tree) != (entry.job, entry.tree):
+        return "UNKNOWN_JOB"
+    if header.flags & DOWN:
+        return "NOT_MEMBER"
+    if length_is_wrong or header.n_elements == 0:
+        return "LENGTH"
+    if header.child != 0 or header.contributors != entry.workers[0]:
+        return "CONTRIBUTORS"
+    if header.psn >= slots:
+        return "AHEAD"
+    if header.psn in filled:
+        return "DUPLICATE"
+    filled.add(header.psn)
+    return "ACCEPTED"
+
+
+def _with_length(frame: bytes) -> bytes:
+    """The frame with length fields and a payload that fit its element count."""
+    whole = bytearray(frame[:64])
+    per_beat = 64 // FORMATS_BY_CODE[frame[47]].element_bytes
+    payload = -(-int.from_bytes(frame[54:56], "big") // per_beat) * 64
+    whole[16:18] = (50 + payload & 0xFFFF).to_bytes(2, "big")
+    whole[38:40] = (30 + payload & 0xFFFF).to_bytes(2, "big")
+    whole[24:26] = b"\0\0"
+    whole[24:26] = ipv4_checksum(bytes(whole[14:34])).to_bytes(2, "big")
+    return bytes(whole) + bytes(payload)
+
+
 async def disagreement(dut: Any, told: Told) -> None:
     """Members that do not agree on a packet's length or scale lose that packet, no other one."""
     ports = 2
@@ -307,9 +386,9 @@ async def disagreement(dut: Any, told: Told) -> None:
     cocotb.start_soon(_collect(harness, checker))
     chunk = jobs[0].chunks[0]
     wrong = (
-        attrs.evolve(chunk.packets[1], pad=9).frame(chunk.payloads[1]),
-        attrs.evolve(chunk.packets[1], nelem=20).frame(chunk.payloads[1][:128]),
-        attrs.evolve(chunk.packets[1], msg=1).frame(chunk.payloads[1]),
+        pack_header(attrs.evolve(chunk.packets[1], exponent=9)) + chunk.payloads[1],
+        pack_header(attrs.evolve(chunk.packets[1], n_elements=20)) + chunk.payloads[1][:128],
+        pack_header(attrs.evolve(chunk.packets[1], message=1)) + chunk.payloads[1],
     )
     for frame in wrong:
         harness.send(0, jobs[0].frame(0, 0))
@@ -397,7 +476,7 @@ SCENARIOS = {
     each.__name__: each
     for each in (
         mixed, line_rate, opposite_orders, silent_member, lost_result, cut_frames, disagreement,
-        full_buffers, switched_off,
+        full_buffers, switched_off, fuzzed_headers,
     )
 }  # fmt: skip
 
@@ -444,7 +523,7 @@ def _noise(job: Job, index: int, port: int, rng: random.Random) -> tuple[bytes, 
     """
     chunk = job.chunks[index]
     packet, payload = chunk.packets[port], chunk.payloads[port]
-    frame = packet.frame(payload)
+    frame = pack_header(packet) + payload
     choice = rng.randrange(14)
     if choice == 0:
         return (
@@ -453,26 +532,31 @@ def _noise(job: Job, index: int, port: int, rng: random.Random) -> tuple[bytes, 
             "BYPASSED",
         )
     if choice == 1:
-        other = attrs.evolve(packet, udp_port=53).frame(payload)
+        other = pack_header(attrs.evolve(packet, target_port=53)) + payload
         return other, False, "BYPASSED"
     if choice == 2:
-        return attrs.evolve(packet, version=9).frame(payload), False, "HEADER"
+        return pack_header(attrs.evolve(packet, version=9)) + payload, False, "HEADER"
     if choice == 3:  # a wrong checksum
         return frame[:24] + bytes([frame[24] ^ 0x40]) + frame[25:], False, "HEADER"
     if choice == 4:
-        return attrs.evolve(packet, fmt=packet.fmt ^ 1).frame(payload), False, "HEADER"
+        return (
+            pack_header(attrs.evolve(packet, format_code=(packet.format_code + 1) % len(FORMATS)))
+            + payload,
+            False,
+            "HEADER",
+        )
     if choice == 5:
-        return attrs.evolve(packet, flags=UP | DOWN).frame(payload), False, "HEADER"
+        return pack_header(attrs.evolve(packet, flags=UP | DOWN)) + payload, False, "HEADER"
     if choice == 6:
-        return attrs.evolve(packet, tree=200).frame(payload), False, "UNKNOWN_JOB"
+        return pack_header(attrs.evolve(packet, tree=200)) + payload, False, "UNKNOWN_JOB"
     if choice == 7:  # a result from a child
-        return attrs.evolve(packet, flags=DOWN).frame(payload), False, "NOT_MEMBER"
+        return pack_header(attrs.evolve(packet, flags=DOWN)) + payload, False, "NOT_MEMBER"
     if choice == 8:
-        return attrs.evolve(packet, contributors=999).frame(payload), False, "CONTRIBUTORS"
+        return pack_header(attrs.evolve(packet, contributors=999)) + payload, False, "CONTRIBUTORS"
     if choice == 9:
-        return attrs.evolve(packet, nelem=0).frame(payload), False, "LENGTH"
+        return pack_header(attrs.evolve(packet, n_elements=0)) + payload, False, "LENGTH"
     if choice == 10:
-        ahead = attrs.evolve(packet, psn=packet.psn + (1 << 20)).frame(payload)
+        ahead = pack_header(attrs.evolve(packet, psn=packet.psn + (1 << 20))) + payload
         return ahead, False, "AHEAD"
     if choice == 11:
         return frame[:-64], False, "CUT"

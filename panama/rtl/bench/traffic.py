@@ -9,16 +9,17 @@ from collections import defaultdict
 import attrs
 import numpy as np
 
-from panama.rtl.frames import CE, DOWN, RETX, UP, JobEntry, Packet
-from panama.rtl.reference import FORMATS, tree_add
+from panama.rtl.expected import tree_sums
+from panama.rtl.registers import JobEntry
 from panama.rtl.soak import random_bits
+from panama.wire import CE, DOWN, FORMATS, RETX, UP, Header, pack_header
 
 
 @attrs.define
 class Chunk:
     """One PSN of one job: each member's packet and payload, and the sum they must give."""
 
-    packets: dict[int, Packet]
+    packets: dict[int, Header]
     payloads: dict[int, bytes]
     total: bytes
     beats: int
@@ -42,14 +43,16 @@ class Job:
             psn = index << entry.log_trees | (entry.tree & ((1 << entry.log_trees) - 1))
             nelem = per_beat * beats - rng.choice([0, rng.randrange(per_beat)])
             bits = random_bits(beats, ports, 16, seed=seed * 100_003 + index)
-            total = tree_add(bits, np.repeat(member, beats, axis=0), fmt)
+            total = tree_sums(bits, np.repeat(member, beats, axis=0), fmt)
             total[:, words:] = 0  # a narrow build adds only the first words of a beat
             message = rng.getrandbits(32)
             packets = {
-                port: Packet(
-                    job=entry.job, psn=psn, nelem=nelem, tree=entry.tree, fmt=FORMATS[fmt],
-                    child=port, msg=message, contributors=workers,
-                    tos=0x28 | (CE if rng.random() < 0.2 else rng.choice([1, 2])), pad=index % 7,
+                port: Header(
+                    job=entry.job, psn=psn, n_elements=nelem, tree=entry.tree,
+                    format_code=FORMATS[fmt].code,
+                    child=port, message=message, contributors=workers,
+                    ecn=CE if rng.random() < 0.2 else rng.choice([1, 2]), dscp=10,
+                    exponent=index % 7 - 3,
                 )
                 for port, workers in zip(entry.members, entry.workers, strict=True)
             }  # fmt: skip
@@ -59,7 +62,7 @@ class Job:
     def frame(self, index: int, port: int, flags: int = UP) -> bytes:
         """What a member sends."""
         chunk = self.chunks[index]
-        return attrs.evolve(chunk.packets[port], flags=flags).frame(chunk.payloads[port])
+        return pack_header(attrs.evolve(chunk.packets[port], flags=flags)) + chunk.payloads[port]
 
     def expected(self, index: int, ce: bool, again: bool = False) -> bytes:
         """What the switch sends on: to its parent, or as the root to the members."""
@@ -71,31 +74,24 @@ class Job:
             flags=(DOWN if root else UP) | (RETX if again else 0),
             child=0 if root else entry.child,
             contributors=sum(entry.workers),
-            tos=0x28 | (CE if ce else entry.ect),
-            mac_from=entry.mac_from,
-            mac_to=entry.mac_down if root else entry.mac_up,
-            ip_from=entry.ip_from,
-            ip_to=entry.ip_down if root else entry.ip_up,
+            ecn=CE if ce else entry.ect,
+            source_mac=entry.mac_from,
+            target_mac=entry.mac_down if root else entry.mac_up,
+            source_ip=entry.ip_from,
+            target_ip=entry.ip_down if root else entry.ip_up,
         )
-        return packet.frame(chunk.total)
+        return pack_header(packet) + chunk.total
 
     def mark(self, index: int) -> bool:
         """The mark of a fresh sum; call it in the order in which sums leave the switch."""
         entry, chunk = self.entry, self.chunks[index]
-        ce = {port: packet.tos & 3 == CE for port, packet in chunk.packets.items()}
+        ce = {port: packet.ecn == CE for port, packet in chunk.packets.items()}
         for port in entry.members:
-            old = self.marks[port]
-            gap = 65535 - old if ce[port] else old
-            step = (gap >> 6) + (gap >> 8) + (gap >> 11)
-            self.marks[port] = old + step if ce[port] else old - step
+            # As int() rounds towards zero, so does the hardware.
+            self.marks[port] += int(((ce[port] << 16) - self.marks[port]) / 50)
         if not entry.worst:
             return any(ce.values())
-        leaf = [(self.marks[i] if i in ce else 0, ce.get(i, False)) for i in range(self.ports)]
-        node = [leaf[0]] * (self.ports - 1) + leaf
-        for k in range(self.ports - 2, -1, -1):
-            left, right = node[2 * k + 1], node[2 * k + 2]
-            node[k] = right if right[0] > left[0] else left
-        return node[0][1]
+        return ce[max(entry.members, key=lambda port: (self.marks[port], -port))]
 
     def to_ports(self) -> int:
         """Bitmap of the ports that a sum goes to."""

@@ -1,18 +1,10 @@
-"""Frames as the accelerator reads and writes them, byte by byte; its tables; what it counts."""
+"""The tables of the accelerator, and what it counts."""
 
 from __future__ import annotations
 
-import struct
 from enum import IntEnum
 
 import attrs
-
-BEAT_BYTES = 64
-UDP_PORT = 20558
-VERSION = 1
-TTL = 64
-UP, DOWN, RETX = 1, 2, 4
-CE = 3  # the ECN codepoint of a packet that met congestion
 
 
 class Fate(IntEnum):
@@ -47,58 +39,6 @@ class Total(IntEnum):
     SUM_GONE = 5
     RESULT_GONE = 6
     STALLED = 7
-
-
-@attrs.frozen
-class Packet:
-    """A packet of aggregation; the header fields of section 3.7 and those around them."""
-
-    job: int
-    psn: int
-    nelem: int
-    flags: int = UP
-    tree: int = 0
-    fmt: int = 0
-    child: int = 0
-    msg: int = 0
-    contributors: int = 1
-    pad: int = 0
-    tos: int = 0
-    mac_to: int = 0x0200000000FE
-    mac_from: int = 0x020000000001
-    ip_to: int = 0x0A0000FE
-    ip_from: int = 0x0A000001
-    version: int = VERSION
-    udp_port: int = UDP_PORT
-
-    def header(self, payload_bytes: int) -> bytes:
-        """The first 64 bytes of the frame, checksum included."""
-        ip = struct.pack(
-            ">BBHHHBBHII", 0x45, self.tos, 50 + payload_bytes, 0, 0, TTL, 17, 0,
-            self.ip_from, self.ip_to,
-        )  # fmt: skip
-        ip = ip[:10] + struct.pack(">H", ipv4_checksum(ip)) + ip[12:]
-        udp = struct.pack(">HHHH", UDP_PORT, self.udp_port, 30 + payload_bytes, 0)
-        ours = struct.pack(
-            ">BBHBBIHHIHH", self.version, self.flags, self.job, self.tree, self.fmt, self.psn,
-            self.child, self.nelem, self.msg, self.contributors, self.pad,
-        )  # fmt: skip
-        ethernet = self.mac_to.to_bytes(6, "big") + self.mac_from.to_bytes(6, "big") + b"\x08\x00"
-        return ethernet + ip + udp + ours
-
-    def frame(self, payload: bytes) -> bytes:
-        """Header and payload, which must be whole beats of 64 bytes."""
-        if not payload or len(payload) % BEAT_BYTES:
-            raise ValueError(f"payload must be whole beats of 64 bytes, got {len(payload)} bytes")
-        return self.header(len(payload)) + payload
-
-
-def ipv4_checksum(header: bytes) -> int:
-    """Of a header whose checksum field is zero."""
-    total = sum(struct.unpack(f">{len(header) // 2}H", header))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 @attrs.frozen
