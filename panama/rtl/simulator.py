@@ -157,6 +157,11 @@ def _compile(
         except (RuntimeError, SystemExit, OSError) as error:
             end = log.read_text()[-4000:] if log.exists() else ""
             raise RuntimeError(f"{tool.name} could not build {top}: {error}\n{end}") from error
+    if tool.name == "verilator":
+        # What the program was made from takes 150 MB.
+        for file in folder.iterdir():
+            if file.suffix in (".gch", ".o", ".a", ".cpp", ".h"):
+                file.unlink()
 
 
 def _python_path() -> dict[str, str]:

@@ -26,7 +26,7 @@ class Size:
     fmt: str = "fp32"
     stages: int = 10
     log_jobs: int = 2
-    log_slots: int = 4
+    log_slots: int = 5
     beats: int = 22
     log_buffer: int = 7
 
@@ -117,10 +117,8 @@ def line_rate(
     packets: of each job; jobs take turns packet by packet
     least:   payload beats of the shortest packet, the longest has `beats`
     """
-    size = Size(
-        ports, lanes, fmt, stages, log_jobs=max(1, (jobs - 1).bit_length()), log_slots=5,
-        beats=beats, log_buffer=5,
-    )  # fmt: skip
+    log_jobs = max(2, (jobs - 1).bit_length())
+    size = Size(ports, lanes, fmt, stages, log_jobs=log_jobs, beats=beats)
     seen = play(
         "line_rate", size, tool=tool, seed=seed, pauses=0.0, jobs=jobs, packets=packets,
         least=least, patience=20 * jobs * packets * beats + 5000,
