@@ -1,8 +1,16 @@
-"""Experiments of this paper, as the runner finds them: none yet."""
+"""Experiments on PANAMA."""
 
-from typing import TYPE_CHECKING
+from common.experiment import Experiment
 
-if TYPE_CHECKING:
-    from common.experiment import Experiment
-
-EXPERIMENTS: "tuple[Experiment, ...]" = ()
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        name="panama_line_rate",
+        module="panama.experiments.line_rate",
+        claims=("panama.abstract.line_rate",),
+    ),
+    Experiment(
+        name="panama_area",
+        module="panama.experiments.area",
+        claims=("panama.tab.fpga_area", "panama.ours.area_linear", "panama.ours.adder_mhz"),
+    ),
+)

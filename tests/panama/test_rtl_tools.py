@@ -35,6 +35,6 @@ def test_unknown_simulator_is_refused() -> None:
         build("soak", {}, "vcs")
 
 
-def test_error_in_the_design_shows_the_simulators_words(tmp_path: object) -> None:
-    with pytest.raises(RuntimeError, match=r"icarus could not build soak(?s:.)*NO_SUCH"):
-        build("soak", {"NO_SUCH": 1}, "icarus")
+def test_error_in_the_design_shows_the_simulators_words() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)icarus could not build no_such.*no_such"):
+        build("no_such", {}, "icarus")
