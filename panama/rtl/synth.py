@@ -88,6 +88,25 @@ def fmax(stages: int, ports: int = 2, lanes: int = 1, seeds: int = 3) -> Clock:
     return Clock(ports, lanes, stages, tuple(float(mhz) for mhz in found.values()))
 
 
+def check_switch(ports: int, fmt_code: int = 0) -> None:
+    """Elaborate a small switch with yosys: nothing undriven, driven twice or looping.
+
+    Raises ToolMissing, or RuntimeError with yosys' words.
+    """
+    small = {"P": ports, "L": 1, "FMT": fmt_code, "FADD_STAGES": 2, "LOG_JOBS": 1, "LOG_SLOTS": 2,
+             "BEATS": 3, "LOG_BUFFER": 3}  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="panama-synth-") as name:
+        files = sorted(FOLDER.glob("*.v"))
+        for file in files:
+            (Path(name) / file.name).write_text(file.read_text())
+        sets = " ".join(f"-set {key} {value}" for key, value in small.items())
+        script = (
+            f"read_verilog {' '.join(file.name for file in files)}; chparam {sets} panama_top; "
+            "hierarchy -check -top panama_top; proc; check -assert"
+        )
+        _call(find_yosys(), ["-q", "-p", script], Path(name))
+
+
 def linear_fit(areas: list[Area], quantity: str = "luts") -> tuple[float, float, float]:
     """(slope, intercept, R2) of luts or ffs over the number of adders, by least squares."""
     x = np.array([each.adders for each in areas], float)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from panama.rtl.synth import Area, area, fmax, linear_fit
+from panama.rtl.synth import Area, area, check_switch, fmax, linear_fit
 
 
 def test_fit_of_a_straight_line_and_of_a_crooked_one() -> None:
@@ -13,6 +13,11 @@ def test_fit_of_a_straight_line_and_of_a_crooked_one() -> None:
     assert (round(slope), round(intercept), round(r2, 9)) == (700, 100, 1)
     crooked = [Area(2, n, 10, 100 * n**3, 0) for n in (1, 2, 4)]
     assert linear_fit(crooked)[2] < 0.98
+
+
+@pytest.mark.parametrize(("ports", "fmt_code"), [(2, 0), (3, 1), (5, 2)])
+def test_yosys_finds_no_loop_and_no_wire_undriven(ports: int, fmt_code: int) -> None:
+    check_switch(ports, fmt_code)
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ async def fuzzed_headers(dut: Any, told: Told) -> None:
     for turn in range(told["turns"]):
         frame = bytearray(job.frame(rng.randrange(slots), 0))
         for _ in range(rng.choice([0, 1, 1, 1, 2])):
-            frame[turn % 64] ^= rng.choice([1, 2, 3, 4, 8, 16, 32, 64, 128])
+            frame[turn % 64] ^= 3 if turn % 128 == 43 else rng.choice([1, 2, 4, 8, 16, 32, 64, 128])
         if rng.random() < 0.7:  # most changes of the IPv4 header with the checksum that they need
             frame[24:26] = b"\0\0"
             frame[24:26] = ipv4_checksum(bytes(frame[14:34])).to_bytes(2, "big")
