@@ -102,7 +102,7 @@ def check_switch(ports: int, fmt_code: int = 0) -> None:
         sets = " ".join(f"-set {key} {value}" for key, value in small.items())
         script = (
             f"read_verilog {' '.join(file.name for file in files)}; chparam {sets} panama_top; "
-            "hierarchy -check -top panama_top; proc; check -assert"
+            "hierarchy -check -top panama_top; proc; flatten; check -assert"
         )
         _call(find_yosys(), ["-q", "-p", script], Path(name))
 
