@@ -15,6 +15,8 @@ SYSTEM_PACKAGES=(
   "g++|cc c++|required|any|every native kernel, hence every speed measured here"
   "git|git|optional|any|the commit noted with each result, and python -m scripts.regress"
   "iverilog|iverilog vvp|optional|any|the RTL rows of panama"
+  "make|make|optional|any|the long RTL runs of panama, on Verilator"
+  "perl|perl|optional|any|the long RTL runs of panama, on Verilator"
   "chromium|chromium/chromium-browser/google-chrome|optional|dev|the tests of the report in a browser"
 )
 

@@ -124,7 +124,7 @@ def machine(tmp_path: Path) -> Machine:
         assert found is not None, name
         (state / "bin" / name).symlink_to(found)
     played = Machine(checkout, state)
-    for name in (*COMPILER, *SIMULATOR, "git", "chromium"):
+    for name in (*COMPILER, *SIMULATOR, "git", "chromium", "make", "perl"):
         played.add(name)
     played.add("id", "#!/bin/bash\necho 0\n")
     played.add("apt-get", APT_GET)

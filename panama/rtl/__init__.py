@@ -1,0 +1,1 @@
+"""The aggregation accelerator in Verilog, its test benches and its synthesis report."""
