@@ -27,7 +27,7 @@ Tokens: TypeAlias = Literal["none", "any", "leaf", "all"]
 _TREE, _KINDS, _DEDUP, _FOREST, _NODES = 1, 2, 4, 8, 16  # bits of the native options word
 _NEEDED = {"none": 0, "leaf": 1, "all": 2, "any": 3}
 _MOST_KIND_ARITY = 4
-_MOST_DEPTH = 2**31 - 1
+_MOST = 2**31 - 1  # that the native code counts to
 _HEADER = 8
 _read_header = struct.Struct(f"={_HEADER}i").unpack_from
 
@@ -198,11 +198,11 @@ def linearize_forest(
         forest.roots,
         forest.token,
         forest.features if dedup else None,
-        -1 if structure.max_children is None else structure.max_children,
+        _arity(structure),
         _flags(structure, kinds, dedup),
         _NEEDED[tokens],
-        -1 if vocab is None else vocab,
-        min(depth, _MOST_DEPTH),
+        _limit(vocab),
+        min(depth, _MOST),
     )
     if result is None:
         problems.refuse(forest, structure, tokens=tokens, vocab=vocab)
@@ -258,6 +258,17 @@ def _flags(structure: Structure, kinds: bool, dedup: bool) -> int:
     return is_tree * _TREE | bool(kinds) * _KINDS | bool(dedup) * _DEDUP
 
 
+def _arity(structure: Structure) -> int:
+    """Children of an inner node, for native code."""
+    arity = structure.max_children
+    return -1 if arity is None else min(arity, _MOST)
+
+
+def _limit(vocab: int | None) -> int:
+    """What tokens lie below, for native code, whose tokens are below 2**31 anyway."""
+    return -1 if vocab is None or vocab > _MOST else vocab
+
+
 def _plain_roots(data: object) -> list[Any] | None:
     """Data as a list of objects to walk; None if it is not that."""
     if type(data) is list or type(data) is tuple:
@@ -281,16 +292,15 @@ def _walk(
     vocab: int | None,
 ) -> Linear:
     children, token = attributes
-    arity = structure.max_children
     result = native.walk(
         roots,
         children,
         None if tokens == "none" else token,
-        -1 if arity is None else arity,
+        _arity(structure),
         _flags(structure, kinds, dedup),
         _NEEDED[tokens],
-        -1 if vocab is None else vocab,
-        min(depth, _MOST_DEPTH),
+        _limit(vocab),
+        min(depth, _MOST),
     )
     if type(result) is tuple:
         from cortex import problems

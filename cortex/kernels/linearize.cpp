@@ -550,12 +550,14 @@ struct Walk {
     return false;
   }
 
-  /* Python code may run from here on and drop nodes, so every node is held. */
+  /* Python code may run from here on. It may drop nodes, so every node is held; and it may hand out
+     a node that was met at its only reference, so every node goes through the table. */
   void own() {
     ++s.epoch;
     if (s.owns_nodes) return;
     for (int64_t i = 0; i < s.nodes.size; ++i) Py_INCREF(s.nodes[i]);
     s.owns_nodes = true;
+    for (int64_t i = 0; i < s.nodes.size; ++i) s.table.id(s.nodes[i], static_cast<int32_t>(i));
   }
 
   Access look(PyTypeObject* type, PyObject* name) {
@@ -729,15 +731,14 @@ struct Walk {
       return true;
     }
     own();
-    PyObject* index = PyNumber_Index(value);
-    if (!index) {
+    Held index(PyNumber_Index(value));
+    if (!index.object) {
       if (!PyErr_ExceptionMatches(PyExc_TypeError)) return false;
       PyErr_Clear();
       return fail(kBadToken, 0, value);
     }
-    bool fit = PyLong_CheckExact(index) ? read_token(index, token) : fail(kBadToken, 0, value);
-    Py_DECREF(index);
-    return fit;
+    return PyLong_CheckExact(index.object) ? read_token(index.object, token)
+                                           : fail(kBadToken, 0, value);
   }
 
   bool visit(int64_t id) {
@@ -773,19 +774,15 @@ struct Walk {
           if (!read_token(value, token)) return false;
         } else {
           Py_INCREF(value);
-          bool fit = read_token(value, token);
-          Py_DECREF(value);
-          if (!fit) return false;
+          Held held(value);
+          if (!read_token(value, token)) return false;
         }
       } else {
         bool is_error;
         value = ask(node, token_name, is_error);
         if (is_error) return false;
-        if (value) {
-          bool fit = read_token(value, token);
-          Py_DECREF(value);
-          if (!fit) return false;
-        }
+        Held held(value);
+        if (value && !read_token(value, token)) return false;
       }
     }
     s.token.push(token);
@@ -797,7 +794,7 @@ struct Walk {
   void fetch_ahead(PyObject* later, PyObject* sooner) {
 #if HAS_INLINE_VALUES
     const Known& usual = s.known[0];
-    if (!s.n_known || usual.children.way != Access::kInline) return;
+    if (!s.n_known || usual.epoch != s.epoch || usual.children.way != Access::kInline) return;
     if (Py_TYPE(later) == usual.type)
       __builtin_prefetch(reinterpret_cast<PyObject***>(later)[-4] + usual.children.offset);
     if (Py_TYPE(sooner) == usual.type)

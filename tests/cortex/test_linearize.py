@@ -290,6 +290,44 @@ class Angry:
         raise KeyError("mine")
 
 
+class Shown:
+    """Hands out the children of another, which nobody else refers to."""
+
+    token = None
+
+    def __init__(self, of: Node) -> None:
+        self.of = of
+
+    @property
+    def children(self) -> list[Node]:
+        return self.of.children
+
+
+def test_nodes_that_a_property_hands_out_again_are_the_same_nodes() -> None:
+    below = Node([Node([], 1), Node([], 2)])
+    root = Node([below, Shown(below)])  # type: ignore[list-item]
+    linear = linearize(root, Dag(2))
+    assert linear.token.tolist() == [1, 2, -1, -1, -1]
+    assert linear.child is not None
+    assert linear.child[:, :2].tolist() == [[0, 0], [1, 1]]
+    with pytest.raises(StructureError, match=r"node root\[0\] and of tree 0, node root\[1\]"):
+        linearize(root, Tree(2))
+    up = Shown(below)
+    below.children = [up]  # type: ignore[list-item]
+    del up
+    with pytest.raises(StructureError, match="cycle, got one through the nodes 1 -> 1"):
+        linearize(below, Dag())
+
+
+def test_limits_beyond_32_bits_do_not_wrap() -> None:
+    assert linearize(Node([], 2**31 - 1), Tree(2), tokens="leaf", vocab=2**32 + 5).n_nodes == 1
+    with pytest.raises(TokenError, match="below the vocabulary size 2147483647, got 2147483647"):
+        linearize(Node([], 2**31 - 1), Tree(2), tokens="leaf", vocab=2**31 - 1)
+    for data in (Node([Node([]), Node([])]), structures.perfect(2)):
+        with pytest.raises(StructureError, match="has 4294967298 children at every inner node"):
+            linearize(data, Tree(2**32 + 2))
+
+
 FAILING = {
     "none_child": lambda: [Node([Node([], 1), None])],  # type: ignore[list-item]
     "bad_token": lambda: [Node([Node([], "dog")])],  # type: ignore[arg-type]
