@@ -160,11 +160,14 @@ def linearize(
         linear = _number_native(data, structure, attributes, kinds, dedup, depth, tokens, vocab)
         if linear is not None:
             return linear
-    from cortex import structures
+    if type(data) is Forest and unary == "keep":
+        forest = data
+    else:
+        from cortex import structures
 
-    forest = structures.as_forest(
-        data, structure, attributes=attributes, tokens=tokens, unary=unary
-    )
+        forest = structures.as_forest(
+            data, structure, attributes=attributes, tokens=tokens, unary=unary
+        )
     return linearize_forest(
         forest,
         structure,
@@ -414,10 +417,13 @@ def native_functions() -> _Native | None:
 
     include = Path(sysconfig.get_path("include"))
     source = Path(__file__).parent / "kernels" / "linearize.cpp"
+    version = sysconfig.get_python_version()
     try:
         if not (include / "Python.h").exists():
-            raise FileNotFoundError(f"Python.h is not in {include}")
-        version = sysconfig.get_python_version()
+            raise FileNotFoundError(
+                f"Python.h is not in {include}: apt-get install python{version}-dev "
+                "(Debian, Ubuntu), dnf install python3-devel (Fedora)"
+            )
         headers: dict[Path | str, str] = {include: f"{version} {sysconfig.get_config_var('SOABI')}"}
         library = native.build(
             source.stem,

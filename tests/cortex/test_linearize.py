@@ -19,7 +19,15 @@ from cortex import structures
 from cortex.blocks import into_blocks
 from cortex.errors import StructureError, TokenError
 from cortex.forest import Dag, Forest, Sequence, Structure, Tree
-from cortex.linearize import _ARRAYS, Linear, levels, linearize, linearize_forest, walk_to_forest
+from cortex.linearize import (
+    _ARRAYS,
+    Linear,
+    levels,
+    linearize,
+    linearize_forest,
+    native_functions,
+    walk_to_forest,
+)
 from cortex.reference import linearize as reference
 from cortex.structures import Node, from_children, to_objects
 
@@ -560,6 +568,15 @@ def test_python_is_enough_without_a_compiler(monkeypatch: pytest.MonkeyPatch) ->
     expected = linearize(roots, Tree(2), dedup=True)
     monkeypatch.setattr("cortex.linearize.native_functions", lambda: None)
     assert_same(linearize(roots, Tree(2), dedup=True), expected)
+
+
+def test_without_the_header_numbering_goes_on_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plainly = native_functions.__wrapped__  # as in a process that has not compiled yet
+    monkeypatch.setattr("cortex.linearize.sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.warns(RuntimeWarning, match=r"Python\.h is not in .*: apt-get install python3\."):
+        assert plainly() is None
 
 
 def test_kinds_need_a_small_fixed_arity() -> None:
