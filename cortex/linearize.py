@@ -13,9 +13,9 @@ import itertools
 import struct
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import attrs
 import numpy as np
@@ -27,7 +27,7 @@ Tokens: TypeAlias = Literal["none", "any", "leaf", "all"]
 _TREE, _KINDS, _DEDUP, _FOREST, _NODES = 1, 2, 4, 8, 16  # bits of the native options word
 _NEEDED = {"none": 0, "leaf": 1, "all": 2, "any": 3}
 _MOST_KIND_ARITY = 4
-_MOST_DEPTH = 2**31 - 1
+_MOST = 2**31 - 1  # that the native code counts to
 _HEADER = 8
 _read_header = struct.Struct(f"={_HEADER}i").unpack_from
 
@@ -35,6 +35,8 @@ _read_header = struct.Struct(f"={_HEADER}i").unpack_from
 @attrs.frozen(eq=False, slots=False)
 class Linear:
     """Nodes of a forest in the order they are computed; all arrays int32 and read-only.
+
+    Arrays of a native call are views of its memory, made when they are first looked at.
 
     order:     (n_nodes,) the forest's node of each new one; with dedup, of the first equal one
     id_of:     (forest's n_nodes,) the new number of each of the forest's nodes
@@ -71,6 +73,16 @@ class Linear:
     block_ptr: IntArray | None = None
     super_ptr: IntArray | None = None
     memory: IntArray = attrs.field(factory=lambda: np.empty(0, np.int32), repr=False, kw_only=True)
+
+    if not TYPE_CHECKING:  # else any name would do
+
+        def __getattr__(self, name):
+            """An array that nobody has looked at yet."""
+            header = self.__dict__.get("_header")
+            if header is None or name not in _ARRAYS:
+                raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+            array = self.__dict__[name] = _view(self.memory, header, name)
+            return array
 
     @property
     def n_roots(self) -> int:
@@ -142,17 +154,20 @@ def linearize(
     Raises StructureError for data that is not of this structure, TokenError for a token outside
     the vocabulary; both name tree and node.
     """
-    _check_options(structure, kinds, dedup, depth)
-    is_plain = feature_width is None and unary == "keep"
-    if is_plain and type(data) is not Forest and not isinstance(structure, Sequence):
-        roots = _plain_roots(data)
-        if roots is not None and (native := _native()) is not None:
-            return _walk(native, roots, structure, attributes, kinds, dedup, depth, tokens, vocab)
-    from cortex import structures
+    if kinds or dedup or depth != 1:
+        _check_options(structure, kinds, dedup, depth)
+    if type(data) is not Forest and feature_width is None and unary == "keep":
+        linear = _number_native(data, structure, attributes, kinds, dedup, depth, tokens, vocab)
+        if linear is not None:
+            return linear
+    if type(data) is Forest and unary == "keep":
+        forest = data
+    else:
+        from cortex import structures
 
-    forest = structures.as_forest(
-        data, structure, attributes=attributes, tokens=tokens, unary=unary
-    )
+        forest = structures.as_forest(
+            data, structure, attributes=attributes, tokens=tokens, unary=unary
+        )
     return linearize_forest(
         forest,
         structure,
@@ -177,12 +192,15 @@ def linearize_forest(
     feature_width: int | None = None,
 ) -> Linear:
     """The same for arrays; arguments and errors are those of `linearize`."""
-    from cortex import problems
+    if kinds or dedup or depth != 1:
+        _check_options(structure, kinds, dedup, depth)
+    if feature_width is not None:
+        from cortex import problems
 
-    _check_options(structure, kinds, dedup, depth)
-    problems.check_features(forest, feature_width)
-    native = _native()
+        problems.check_features(forest, feature_width)
+    native = native_functions()
     if native is None:
+        from cortex import problems
         from cortex.reference import linearize as reference
 
         problems.check(forest, structure, tokens=tokens, vocab=vocab)
@@ -198,13 +216,11 @@ def linearize_forest(
         forest.roots,
         forest.token,
         forest.features if dedup else None,
-        -1 if structure.max_children is None else structure.max_children,
-        _flags(structure, kinds, dedup),
-        _NEEDED[tokens],
-        -1 if vocab is None else vocab,
-        min(depth, _MOST_DEPTH),
+        *_numbers(structure, kinds, dedup, depth, tokens, vocab),
     )
     if result is None:
+        from cortex import problems
+
         problems.refuse(forest, structure, tokens=tokens, vocab=vocab)
     return unpack(result, forest.features)
 
@@ -216,7 +232,7 @@ def walk_to_forest(
 
     Nodes are numbered breadth first, one tree after another.
     """
-    native = _native()
+    native = native_functions()
     if native is None:
         from cortex.reference import linearize as reference
 
@@ -234,7 +250,7 @@ def walk_to_forest(
     )
     if len(result) > 2:
         _refuse_object(result, attributes)
-    return _forest_of(result[0]), result[1]
+    return forest_of(result[0]), result[1]
 
 
 def _check_options(structure: Structure, kinds: bool, dedup: bool, depth: int) -> None:
@@ -253,25 +269,37 @@ def _check_options(structure: Structure, kinds: bool, dedup: bool, depth: int) -
         )
 
 
-def _flags(structure: Structure, kinds: bool, dedup: bool) -> int:
-    is_tree = not isinstance(structure, Dag)
-    return is_tree * _TREE | bool(kinds) * _KINDS | bool(dedup) * _DEDUP
+def _numbers(
+    structure: Structure, kinds: bool, dedup: bool, depth: int, tokens: Tokens, vocab: int | None
+) -> tuple[int, int, int, int, int]:
+    """What native functions take last: arity, flags, tokens, vocab, depth; -1 for no limit.
+
+    No node has more children than the most, and no token is above it.
+    """
+    arity = structure.max_children
+    flags = 0 if isinstance(structure, Dag) else _TREE
+    if kinds:
+        flags |= _KINDS
+    if dedup:
+        flags |= _DEDUP
+    return (
+        -1 if arity is None else arity if arity < _MOST else _MOST,
+        flags,
+        _NEEDED[tokens],
+        -1 if vocab is None or vocab > _MOST else vocab,
+        depth if depth < _MOST else _MOST,
+    )
 
 
-def _plain_roots(data: object) -> list[Any] | None:
-    """Data as a list of objects to walk; None if it is not that."""
-    if type(data) is list or type(data) is tuple:
-        from cortex.structures import is_foreign
+@functools.cache
+def _foreign_test() -> Callable[[object], bool]:
+    from cortex.structures import is_foreign  # which needs this module
 
-        return None if data and is_foreign(data[0]) else list(data)
-    from cortex.structures import is_foreign
-
-    return None if is_foreign(data) else [data]
+    return is_foreign
 
 
-def _walk(
-    native: _Native,
-    roots: list[Any],
+def _number_native(
+    data: object,
     structure: Structure,
     attributes: tuple[str, str],
     kinds: bool,
@@ -279,112 +307,123 @@ def _walk(
     depth: int,
     tokens: Tokens,
     vocab: int | None,
-) -> Linear:
+) -> Linear | None:
+    """Objects and tokens numbered in one native call; None for other data, or without compiler."""
+    native = native_functions()
+    if native is None:
+        return None
+    numbers = _numbers(structure, kinds, dedup, depth, tokens, vocab)
+    if isinstance(structure, Sequence):
+        packed = native.sequences(data, *numbers)
+        return None if packed is None else unpack(packed, None)
+    is_listed = type(data) is list or type(data) is tuple
+    if _foreign_test()(data[0] if is_listed and data else data):  # type: ignore[index]  # it is listed
+        return None
+    # A list of our own, which no property that is read can change.
+    roots = list(data) if is_listed else [data]  # type: ignore[call-overload]  # it is listed
     children, token = attributes
-    arity = structure.max_children
-    result = native.walk(
-        roots,
-        children,
-        None if tokens == "none" else token,
-        -1 if arity is None else arity,
-        _flags(structure, kinds, dedup),
-        _NEEDED[tokens],
-        -1 if vocab is None else vocab,
-        min(depth, _MOST_DEPTH),
-    )
-    if type(result) is tuple:
-        from cortex import problems
+    result = native.walk(roots, children, None if tokens == "none" else token, *numbers)
+    if type(result) is not tuple:
+        return unpack(result, None)
+    from cortex import problems
 
-        if len(result) > 2:
-            _refuse_object(result, attributes)
-        problems.refuse(_forest_of(result[1]), structure, tokens=tokens, vocab=vocab)
-    return unpack(result, None)
+    if len(result) > 2:
+        _refuse_object(result, attributes)
+    problems.refuse(forest_of(result[1]), structure, tokens=tokens, vocab=vocab)
 
 
 def _refuse_object(result: tuple[Any, ...], attributes: tuple[str, str]) -> None:
     from cortex import problems
 
     what, node, position, detail, found = result
-    problems.refuse_object(what, node, position, detail, _forest_of(found), attributes)
+    problems.refuse_object(what, node, position, detail, forest_of(found), attributes)
 
 
-def _forest_of(packed: bytes) -> Forest:
-    words = np.frombuffer(packed, np.int32)
-    n, n_edges, n_roots, _ = words[:4].tolist()
-    ends = np.cumsum([4, n + 1, n_edges, n_roots, n]).tolist()
-    parts = [words[begin:end] for begin, end in itertools.pairwise(ends)]
-    child_ptr, child_idx, roots, token = parts
-    return Forest(child_ptr, child_idx, roots, token)
+def forest_of(packed: bytes) -> Forest:
+    """The forest in the memory a native call filled."""
+    words: IntArray = np.frombuffer(packed, np.int32)
+    n, n_edges, n_roots = words[:3].tolist()
+    idx = 4 + n + 1
+    roots = idx + n_edges
+    token = roots + n_roots
+    return Forest.of_checked(words[4:idx], words[idx:roots], words[roots:token], words[token:])
 
 
 def unpack(packed: bytes, features: FloatArray | None) -> Linear:
-    """The arrays in the memory a native call filled; its layout stands in linearize.cpp."""
-    words: IntArray = np.frombuffer(packed, np.int32)
-    n, n_leaves, n_levels, n_edges, arity, n_kinds, n_forest, n_roots = _read_header(packed)
-    n_inner = n - n_leaves
-    at = _HEADER + n
-    order = words[_HEADER:at]
-    id_of = words[at : at + n_forest]
-    at += n_forest
-    level_ptr = words[at : at + n_levels + 1]
-    at += n_levels + 1
-    kind_ptr = child = child_ptr = child_at = None
-    if n_kinds:
-        kind_ptr = words[at : at + n_levels * (n_kinds + 1)].reshape(n_levels, n_kinds + 1)
-        at += n_levels * (n_kinds + 1)
-    if arity >= 0:
-        child = words[at : at + arity * n_inner].reshape(arity, n_inner)
-        at += arity * n_inner
-    else:
-        child_ptr = words[at : at + n_inner + 1]
-        at += n_inner + 1
-        child_at = words[at : at + n_edges]
-        at += n_edges
-    ends = at + n + n_roots
-    block_ptr = super_ptr = None
-    if ends < len(words):
-        block_ptr = words[ends : ends + max(n_levels, 1)]
-        super_ptr = words[ends + max(n_levels, 1) :]
+    """The structure in the memory a native call filled; its layout stands in linearize.cpp."""
+    header = _read_header(packed)
     linear = Linear.__new__(Linear)
-    # As __init__ would, in a third of its time: a call for a single tree takes microseconds.
+    # As __init__ would, in a fraction of its time: a call for a single tree takes microseconds.
     linear.__dict__.update(
-        n_nodes=n,
-        n_leaves=n_leaves,
-        n_levels=n_levels,
-        order=order,
-        id_of=id_of,
-        level_ptr=level_ptr,
-        kind_ptr=kind_ptr,
-        child=child,
-        child_ptr=child_ptr,
-        child_at=child_at,
-        token=words[at : at + n],
-        roots=words[at + n : ends],
-        features=None if features is None else features[order],
-        block_ptr=block_ptr,
-        super_ptr=super_ptr,
-        memory=words,
+        n_nodes=header[0],
+        n_leaves=header[1],
+        n_levels=header[2],
+        features=None,
+        memory=np.frombuffer(packed, np.int32),
+        _header=header,
     )
+    if features is not None:
+        linear.__dict__["features"] = features[linear.order]
     return linear
 
 
-@attrs.frozen
-class _Native:
-    walk: Any
-    number: Any
+def _view(words: IntArray, header: tuple[int, ...], name: str) -> IntArray | None:
+    """One of the arrays in the memory of a native call; None if it is not there."""
+    n, n_leaves, n_levels, n_edges, arity, n_kinds, n_forest, n_roots = header
+    n_inner = n - n_leaves
+    is_fixed = arity >= 0
+    sizes = {
+        "order": n,
+        "id_of": n_forest,
+        "level_ptr": n_levels + 1,
+        "kind_ptr": n_levels * (n_kinds + 1) if n_kinds else None,
+        "child": arity * n_inner if is_fixed else None,
+        "child_ptr": None if is_fixed else n_inner + 1,
+        "child_at": None if is_fixed else n_edges,
+        "token": n,
+        "roots": n_roots,
+    }
+    begin = _HEADER
+    for before, size in sizes.items():
+        if before == name:
+            if size is None:
+                return None
+            array = words[begin : begin + size]
+            if name == "kind_ptr":
+                return array.reshape(n_levels, n_kinds + 1)
+            return array.reshape(arity, n_inner) if name == "child" else array
+        begin += size or 0
+    # What is left is of unrolling; without levels there is the end of no block.
+    if begin == len(words):
+        return None
+    middle = begin + max(n_levels, 1)
+    return words[begin:middle] if name == "block_ptr" else words[middle:]
+
+
+class _Native(NamedTuple):
+    """Functions of linearize.cpp; there stands what they take and give."""
+
+    walk: Callable[..., Any]
+    number: Callable[..., Any]
+    sequences: Callable[..., Any]
+    parents: Callable[..., Any]
+    chains: Callable[..., Any]
 
 
 @functools.cache
-def _native() -> _Native | None:
+def native_functions() -> _Native | None:
     """The native functions; None, said once, where they cannot be compiled."""
     from common import native
 
     include = Path(sysconfig.get_path("include"))
     source = Path(__file__).parent / "kernels" / "linearize.cpp"
+    version = sysconfig.get_python_version()
     try:
         if not (include / "Python.h").exists():
-            raise FileNotFoundError(f"Python.h is not in {include}")
-        version = sysconfig.get_python_version()
+            raise FileNotFoundError(
+                f"Python.h is not in {include}: apt-get install python{version}-dev "
+                "(Debian, Ubuntu), dnf install python3-devel (Fedora)"
+            )
         headers: dict[Path | str, str] = {include: f"{version} {sysconfig.get_config_var('SOABI')}"}
         library = native.build(
             source.stem,
@@ -400,13 +439,9 @@ def _native() -> _Native | None:
             stacklevel=3,
         )
         return None
-    functions = ctypes.PyDLL(str(library.path))  # unlike cffi it keeps the interpreter lock
-    obj, i32 = ctypes.py_object, ctypes.c_int32
-    walk, number = functions.cortex_walk, functions.cortex_number
-    walk.restype = number.restype = obj
-    walk.argtypes = [*[obj] * 3, *[i32] * 5]
-    number.argtypes = [*[obj] * 5, *[i32] * 5]
-    return _Native(walk, number)
+    functions = ctypes.PyDLL(str(library.path)).cortex_functions  # PyDLL: keeps the lock
+    functions.restype = ctypes.py_object
+    return _Native(*functions())
 
 
 def levels(linear: Linear) -> Iterator[range]:

@@ -9,10 +9,11 @@
 # is printed) or the call is wrong.
 set -euo pipefail
 
-# Package (Debian/Ubuntu name) | commands that prove it, / between equals | required or optional |
-# extras that want it, or any | what is lost without it
+# Package (Debian/Ubuntu name) | commands (or Python.h) that prove it, / between equals | required or
+# optional | extras that want it, or any | what is lost without it
 SYSTEM_PACKAGES=(
   "g++|cc c++|required|any|every native kernel, hence every speed measured here"
+  "python3-dev|Python.h|optional|any|the native linearizer of cortex; in Python it is some twenty times slower"
   "git|git|optional|any|the commit noted with each result, and python -m scripts.regress"
   "iverilog|iverilog vvp|optional|any|the RTL rows of panama"
   "make|make|optional|any|the long RTL runs of panama, on Verilator"
@@ -36,9 +37,22 @@ give_up() { # CODE MESSAGE...
 
 # --- what is there -------------------------------------------------------------------------------
 
+# The headers of the interpreter that .venv has or will have. One built from source, by pyenv or by
+# conda has them beside it; distributions split them off.
+has_python_header() {
+  local base include
+  if is_new_enough "$python"; then base=$python; else base=$(find_python) || return 1; fi
+  include=$("$base" -c 'import sysconfig; print(sysconfig.get_path("include"))') || return 1
+  [[ -e $include/Python.h ]]
+}
+
 has_all() { # COMMAND...; a/b is there when one of the two is
   local name
   for name in "$@"; do
+    if [[ $name == Python.h ]]; then
+      has_python_header || return 1
+      continue
+    fi
     # shellcheck disable=SC2086  # a list of commands; each that is found is one line
     [[ -n $(command -v ${name//\// }) ]] || return 1
   done
@@ -67,12 +81,25 @@ find_python() { # [MODULE...]: the first interpreter that is new enough and has 
   return 1
 }
 
+python_package() { # dev|venv: Debian's name of this part of the interpreter at hand
+  local base
+  if is_new_enough "$python"; then base=$python; else base=$(find_python) || base=; fi
+  if [[ -n $base ]]; then
+    "$base" -c 'import sys; print("python%d.%d-%s" % (*sys.version_info[:2], sys.argv[1]))' "$1"
+  else
+    echo "python3-$1"
+  fi
+}
+
 list_missing() { # required|optional: rows of the table that are wanted and absent
   local row package commands need by cost
   for row in "${SYSTEM_PACKAGES[@]}"; do
     IFS='|' read -r package commands need by cost <<<"$row"
     # shellcheck disable=SC2086  # lists of words
-    if [[ $need == "$1" ]] && is_wanted $by && ! has_all $commands; then echo "$row"; fi
+    if [[ $need == "$1" ]] && is_wanted $by && ! has_all $commands; then
+      [[ $package != python3-dev ]] || package=$(python_package dev)
+      echo "$package|$commands|$need|$by|$cost"
+    fi
   done
 }
 
@@ -133,18 +160,15 @@ command_for_user() { # PACKAGE...
 }
 
 ensure_system() {
-  local required optional rows base
+  local required optional rows
   mapfile -t rows < <(list_missing required)
   required=("${rows[@]%%|*}")
   mapfile -t rows < <(list_missing optional)
   optional=("${rows[@]%%|*}")
   # Debian splits the two modules that python -m venv needs into a package of their own.
   if ! is_new_enough "$python" && ! find_python venv, ensurepip >/dev/null; then
-    if base=$(find_python); then
-      required+=("python$("$base" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv")
-    else
-      required+=(python3 python3-venv)
-    fi
+    find_python >/dev/null || required+=(python3)
+    required+=("$(python_package venv)")
   fi
   list_missing required | describe_missing
   list_missing optional | describe_missing

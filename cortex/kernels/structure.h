@@ -2,7 +2,8 @@
 
    Its layout, in 32-bit words: 8 sizes (nodes, leaves, levels, edges, arity or -1, kinds, nodes of
    the forest, roots), then order, id_of, level_ptr, kind_ptr, child or child_ptr and child_at,
-   token, roots, and for unrolled recursion block_ptr and super_ptr. Nodes are numbered leaves first, then by height. */
+   token, roots, and for unrolled recursion block_ptr and super_ptr. Nodes are numbered leaves first,
+   then by height. */
 #ifndef MLSYS21_CORTEX_STRUCTURE_H
 #define MLSYS21_CORTEX_STRUCTURE_H
 

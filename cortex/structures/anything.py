@@ -20,8 +20,9 @@ _READERS: dict[str, Callable[[Any], Forest]] = {
 }
 
 
-#: Remembered for each type without keeping the type alive.
+#: Remembered for each type without keeping the type alive, and for the last one that is plain.
 _origins: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
+_last_plain: weakref.ref[type] = weakref.ref(int)
 
 
 def _origin(kind: type) -> str | None:
@@ -47,7 +48,14 @@ def _find_origin(kind: type) -> str | None:
 
 def is_foreign(item: object) -> bool:
     """True for a tree of another library, text or a Forest; False for an object to be walked."""
-    return _origin(type(item)) is not None
+    global _last_plain
+    kind = type(item)
+    if _last_plain() is kind:
+        return False
+    if _origin(kind) is not None:
+        return True
+    _last_plain = weakref.ref(kind)
+    return False
 
 
 def as_forest(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as List
+from typing import Any
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 
 from cortex.errors import StructureError
 from cortex.forest import Forest, IntArray
+from cortex.linearize import forest_of, native_functions
 
 
 def from_parents(
@@ -27,6 +30,11 @@ def from_parents(
     Raises StructureError naming the index for a second root, none, a parent out of range or a
     node that is its own parent. Longer cycles are found when the forest is numbered.
     """
+    native = native_functions()
+    if native is not None:
+        packed = native.parents(_plain(parent), _plain(tree_ptr), _plain(token))
+        if packed is not None:
+            return _with_features(forest_of(packed), features)
     parents = _integers(parent, "parent")
     n = len(parents)
     bounds = _integers([0, n] if tree_ptr is None else tree_ptr, "tree_ptr")
@@ -92,7 +100,13 @@ def sequence(
 
     Raises StructureError for an empty sequence.
     """
-    sizes = _integers([lengths] if isinstance(lengths, int) else list(lengths), "lengths")
+    listed = [lengths] if isinstance(lengths, int) else lengths
+    sizes = _integers(listed if isinstance(listed, np.ndarray) else list(listed), "lengths")
+    native = native_functions()
+    if native is not None:
+        packed = native.chains(sizes, _plain(token))
+        if packed is not None:
+            return _with_features(forest_of(packed), features)
     if (sizes < 1).any():
         raise StructureError(
             "a sequence must have at least one element, "
@@ -195,6 +209,11 @@ def concatenate(forests: List[Forest]) -> Forest:
     )
 
 
+def _plain(values: npt.ArrayLike | None) -> npt.NDArray[Any] | None:
+    """For native code, which reads integers of 32 and 64 bits."""
+    return None if values is None else np.asarray(values)
+
+
 def _integers(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
     array = np.asarray(values)
     if array.size == 0:
@@ -215,6 +234,10 @@ def _tokens(token: npt.ArrayLike | None, n: int) -> npt.NDArray[np.int64]:
             f"token must have one entry for each of the {n} nodes, got {len(tokens)}"
         )
     return tokens
+
+
+def _with_features(forest: Forest, features: npt.ArrayLike | None) -> Forest:
+    return forest if features is None else attrs.evolve(forest, features=np.asarray(features))
 
 
 def _features(features: npt.ArrayLike | None) -> npt.ArrayLike | None:

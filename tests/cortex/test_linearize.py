@@ -1,10 +1,14 @@
 """The numbering: its properties, and the native version against the plain one."""
 
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex import structures
+from cortex.blocks import into_blocks
 from cortex.errors import StructureError, TokenError
 from cortex.forest import Dag, Forest, Sequence, Structure, Tree
-from cortex.linearize import _ARRAYS, Linear, levels, linearize, linearize_forest, walk_to_forest
+from cortex.linearize import (
+    _ARRAYS,
+    Linear,
+    levels,
+    linearize,
+    linearize_forest,
+    native_functions,
+    walk_to_forest,
+)
 from cortex.reference import linearize as reference
 from cortex.structures import Node, from_children, to_objects
 
@@ -112,6 +125,92 @@ def test_kinds_of_any_dag_are_those_of_the_plain_version(forest: Forest, dedup: 
     assert_same(
         linearize_forest(forest, Dag(2), **options), reference.linearize(forest, Dag(2), **options)
     )
+
+
+TOKENS: dict[str, object] = {
+    "lists": [[5, 2**31 - 1, 5], [7], [5, 6]],
+    "tuples": ([7], (5, 6), [1, 2, 3, 4]),
+    "one": [1, 2, 3],
+    "int64": np.arange(4),
+    "int32": np.arange(5, dtype=np.int32),
+    "mixed": [np.arange(3), [4], np.arange(9)[::2], np.array([1, -1])],
+    "bytes": [np.array([1, 2], np.uint8), [3, 300]],
+    "numpy_integers": [list(np.arange(3)), [4]],
+}
+
+
+@pytest.mark.parametrize("data", TOKENS.values(), ids=TOKENS)
+def test_sequences_are_numbered_as_by_the_plain_version(data: Any) -> None:
+    rows = data if isinstance(data[0], (list, tuple, np.ndarray)) else [data]
+    children: list[list[int]] = []
+    for row in rows:
+        children += [[len(children) + i - 1] if i else [] for i in range(len(row))]
+    ends = np.cumsum([len(row) for row in rows]) - 1
+    forest = from_children(children, ends, [int(token) for row in rows for token in row])
+    for options in ({}, {"kinds": True}, {"dedup": True}):
+        wanted = reference.linearize(forest, Sequence(), **options)
+        assert_same(linearize(data, Sequence(), **options), wanted)
+        assert_same(linearize(forest, Sequence(), **options), wanted)
+    wanted = into_blocks(reference.linearize(forest, Sequence()), 2)
+    assert_same(linearize(data, Sequence(), depth=2), wanted)
+
+
+@pytest.mark.parametrize(
+    ("data", "tokens", "match"),
+    [
+        ([[1, 2], [3, 9]], "all", r"tree 1, node root: a token must be .* size 9, got 9"),
+        (np.array([9, 1]), "leaf", r"node root\[0\]: a token must be .* size 9, got 9"),
+        ([np.array([1, -2])], "any", "a token must be from 0 .* got -2"),
+        ([[1, -1]], "all", "the model reads a token at every node, found none"),
+        ([[1], []], "all", "at least one element, got 0 for sequence 1"),
+        ([[1.5, 2.0]], "all", "must be integers"),
+        ([["a"]], "all", "must be integers"),
+        ([[1, 2**40]], "all", "must fit in 32 bits"),
+    ],
+)
+def test_bad_sequences_are_refused_by_name(data: Any, tokens: Any, match: str) -> None:
+    with pytest.raises((StructureError, TokenError), match=match):
+        linearize(data, Sequence(), tokens=tokens, vocab=9)
+
+
+def test_only_tokens_that_are_read_are_looked_at() -> None:
+    for data in ([[1, 50]], [np.array([1, 50])], structures.sequence(2, [1, 50])):
+        assert linearize(data, Sequence(), tokens="leaf", vocab=9).token.tolist() == [1, 50]
+        assert linearize(data, Sequence(), tokens="none").n_nodes == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(-1, 6), min_size=1, max_size=5), max_size=4), st.randoms())
+def test_chains_in_any_order_are_numbered_as_by_the_plain_version(
+    rows: list[list[int]], random: Random
+) -> None:
+    """Shuffled chains, and those that are nearly sequences one after another."""
+    children: list[list[int]] = []
+    for row in rows:
+        children += [[len(children) + i - 1] if i else [] for i in range(len(row))]
+    new = list(range(len(children)))
+    if random.random() < 0.7:
+        random.shuffle(new)
+    elif len(new) > 1:
+        i = random.randrange(len(new) - 1)
+        new[i], new[i + 1] = new[i + 1], new[i]
+    moved: list[list[int]] = [[] for _ in children]
+    for node, row in enumerate(children):
+        moved[new[node]] = [new[child] for child in row]
+    roots = [random.randrange(len(new)) for _ in range(2)] if new else []
+    forest = from_children(moved, roots, [token for row in rows for token in row])
+    assert_same(linearize(forest, Sequence()), reference.linearize(forest, Sequence()))
+
+
+def test_arrays_are_made_when_they_are_looked_at(case: tuple[Forest, Structure]) -> None:
+    linear = linearize(*case)
+    assert "order" not in vars(linear)
+    assert linear.order is linear.order
+    assert not linear.order.flags.writeable
+    assert_same(copy.deepcopy(linear), linear)
+    assert_same(pickle.loads(pickle.dumps(linear)), linear)
+    with pytest.raises(AttributeError, match="'Linear' has no attribute 'ordre'"):
+        linear.ordre  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_walk_of_objects_finds_what_the_plain_walk_finds(case: tuple[Forest, Structure]) -> None:
@@ -290,6 +389,44 @@ class Angry:
         raise KeyError("mine")
 
 
+class Shown:
+    """Hands out the children of another, which nobody else refers to."""
+
+    token = None
+
+    def __init__(self, of: Node) -> None:
+        self.of = of
+
+    @property
+    def children(self) -> list[Node]:
+        return self.of.children
+
+
+def test_nodes_that_a_property_hands_out_again_are_the_same_nodes() -> None:
+    below = Node([Node([], 1), Node([], 2)])
+    root = Node([below, Shown(below)])  # type: ignore[list-item]
+    linear = linearize(root, Dag(2))
+    assert linear.token.tolist() == [1, 2, -1, -1, -1]
+    assert linear.child is not None
+    assert linear.child[:, :2].tolist() == [[0, 0], [1, 1]]
+    with pytest.raises(StructureError, match=r"node root\[0\] and of tree 0, node root\[1\]"):
+        linearize(root, Tree(2))
+    up = Shown(below)
+    below.children = [up]  # type: ignore[list-item]
+    del up
+    with pytest.raises(StructureError, match="cycle, got one through the nodes 1 -> 1"):
+        linearize(below, Dag())
+
+
+def test_limits_beyond_32_bits_do_not_wrap() -> None:
+    assert linearize(Node([], 2**31 - 1), Tree(2), tokens="leaf", vocab=2**32 + 5).n_nodes == 1
+    with pytest.raises(TokenError, match="below the vocabulary size 2147483647, got 2147483647"):
+        linearize(Node([], 2**31 - 1), Tree(2), tokens="leaf", vocab=2**31 - 1)
+    for data in (Node([Node([]), Node([])]), structures.perfect(2)):
+        with pytest.raises(StructureError, match="has 4294967298 children at every inner node"):
+            linearize(data, Tree(2**32 + 2))
+
+
 FAILING = {
     "none_child": lambda: [Node([Node([], 1), None])],  # type: ignore[list-item]
     "bad_token": lambda: [Node([Node([], "dog")])],  # type: ignore[arg-type]
@@ -389,7 +526,7 @@ from cortex.structures import sst_like
 from cortex.forest import Tree
 linearize(sst_like(1), Tree(2))
 paths = {line.split()[-1] for line in open("/proc/self/maps") if line.rstrip().endswith(".so")}
-ours = [text for p in paths if b"cortex_walk" in (text := open(p, "rb").read())]
+ours = [text for p in paths if b"cortex_functions" in (text := open(p, "rb").read())]
 assert len(ours) == 1 and b"__asan_report" in ours[0] and b"__ubsan" in ours[0]
 raise SystemExit(pytest.main(["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow",
     "-k", "not memory_runs_out", "tests/cortex/test_linearize.py",
@@ -429,8 +566,17 @@ def test_python_is_enough_without_a_compiler(monkeypatch: pytest.MonkeyPatch) ->
     forest = structures.sst_like(2)
     roots = to_objects(forest)
     expected = linearize(roots, Tree(2), dedup=True)
-    monkeypatch.setattr("cortex.linearize._native", lambda: None)
+    monkeypatch.setattr("cortex.linearize.native_functions", lambda: None)
     assert_same(linearize(roots, Tree(2), dedup=True), expected)
+
+
+def test_without_the_header_numbering_goes_on_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plainly = native_functions.__wrapped__  # as in a process that has not compiled yet
+    monkeypatch.setattr("cortex.linearize.sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.warns(RuntimeWarning, match=r"Python\.h is not in .*: apt-get install python3\."):
+        assert plainly() is None
 
 
 def test_kinds_need_a_small_fixed_arity() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,68 @@ def test_features_of_objects_must_be_rows_of_one_width(table: list[object]) -> N
 def test_parent_arrays_keep_the_order_of_children() -> None:
     forest = structures.from_parents([-1, 0, 0, 2, 2, -1], [0, 5, 6], [-1, 0, -1, 1, 2, 3])
     assert trees(forest) == TWO
+
+
+@pytest.fixture(params=["native", "plain"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays read by native code, or without it."""
+    if request.param == "plain":
+        monkeypatch.setattr("cortex.structures.arrays.native_functions", lambda: None)
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int16])
+def test_parent_arrays_give_back_the_trees_they_came_from(dtype: type) -> None:
+    wanted = structures.random_tree(60, 3, None, vocab=9)
+    parent = np.full(60, -1, dtype)
+    parent[wanted.child_idx] = np.repeat(np.arange(60), np.diff(wanted.child_ptr))
+    rows = np.arange(120, dtype=np.float32).reshape(60, 2)
+    found = structures.from_parents(parent, token=wanted.token.astype(dtype), features=rows)
+    assert trees(found) == trees(wanted)
+    np.testing.assert_array_equal(found.features, rows)
+    twice = structures.from_parents(np.tile(parent, 2), [0, 60, 120], np.tile(wanted.token, 2))
+    assert trees(twice) == trees(wanted) * 2
+    assert structures.from_parents(parent[::-1][:1] * 0 - 1).token.tolist() == [-1]
+    assert structures.from_parents([]).n_roots == 0
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (([-1, -1],), r"tree 0 must have one root .* got 2 at indices \[0, 1\]"),
+        (([1, 0],), "got 0 but every node has a parent"),
+        (([-1, 1],), "its own parent, got that at index 1"),
+        (([-1, 2],), "a node of the same tree, got 2 at index 1"),
+        (([-1, -2],), "got -2 at index 1"),
+        (([-1, 0, -1], [0, 2]), "tree_ptr must rise from 0 to the 3 nodes"),
+        (([-1, 0], [0, 0, 2]), "at least one node a tree"),
+        (([-1], [1, 1]), "tree_ptr must rise from 0"),
+        (([-1, 0], [0, 2**40, 2]), "tree_ptr must rise from 0"),
+        (([-1, 0], None, [1]), "token must have one entry for each of the 2 nodes, got 1"),
+        (([-1, 0], None, [1, 2**40]), "must fit in 32 bits"),
+        (([-1.0, 0.0],), "parent must be integers"),
+        ((-1,), "parent must be integers of one dimension"),
+    ],
+)
+def test_bad_parent_arrays_are_refused_by_index(arguments: Any, match: str) -> None:
+    with pytest.raises(StructureError, match=match):
+        structures.from_parents(*arguments)
+
+
+@pytest.mark.usefixtures("each_way")
+def test_sequences_of_lengths_are_chains() -> None:
+    rows = np.arange(4, dtype=np.float32).reshape(4, 1)
+    for lengths in ([3, 1], np.array([3, 1]), iter([3, 1])):
+        found = structures.sequence(lengths, [5, 6, 7, 8], rows)
+        assert trees(found) == [(7, ((6, ((5, ()),)),)), (8, ())]
+        np.testing.assert_array_equal(found.features, rows)
+    assert structures.sequence(2).token.tolist() == [-1, -1]
+    assert structures.sequence([]).child_ptr.tolist() == [0]
+    with pytest.raises(StructureError, match="got 0 for sequence 1"):
+        structures.sequence([1, 0])
+    with pytest.raises(StructureError, match="one entry for each of the 2 nodes, got 1"):
+        structures.sequence(2, [3])
 
 
 def test_bracketed_text_is_read_with_words_in_order() -> None:

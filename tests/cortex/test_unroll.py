@@ -109,7 +109,7 @@ def test_blocks_are_refused_where_they_would_be_wrong(monkeypatch):
         linearize(grid(2, 2), Dag(), depth=2)
     with pytest.raises(ValueError, match="nodes with several parents"):
         into_blocks(linearize(grid(3, 3), Dag()), 2)
-    monkeypatch.setattr("cortex.linearize._native", lambda: None)
+    monkeypatch.setattr("cortex.linearize.native_functions", lambda: None)
     assert linearize(perfect(3), Tree(2), depth=2).block_ptr.tolist() == [0, 1]
 
 

@@ -28,6 +28,7 @@ case "$*" in
     [[ ! -e $STATE/pip-fails ]] || { echo "ERROR: no such wheel" >&2; exit 1; }
     [[ $* != *torch==* ]] || echo '__version__ = "2.13.0+cpu"' >"$STATE/site/torch.py"
     [[ $* != *"-e ."* || -e $STATE/no-fbgemm ]] || touch "$STATE/site/fbgemm_gpu.py" ;;
+  *sysconfig.get_path*) echo "$STATE/include" ;;
   *) PYTHONPATH="$STATE/site" exec "$REAL_PYTHON" "$@" ;;
 esac
 """
@@ -48,6 +49,7 @@ for word in "$@"; do
       chmod +x "$STATE/bin/iverilog" "$STATE/bin/vvp" ;;
     python3) cp "$STATE/python-stub" "$STATE/bin/python3" ;;
     python3*-venv) touch "$STATE/can-make-venvs" ;;
+    python3*-dev) touch "$STATE/include/Python.h" ;;
   esac
 done
 """
@@ -119,6 +121,8 @@ def machine(tmp_path: Path) -> Machine:
     shutil.copy(ROOT / "pyproject.toml", checkout)
     (state / "bin").mkdir(parents=True)
     (state / "site").mkdir()
+    (state / "include").mkdir()
+    (state / "include" / "Python.h").touch()
     for name in ESSENTIAL.split():
         found = shutil.which(name)
         assert found is not None, name
@@ -256,13 +260,14 @@ def test_index_without_the_cpu_build(machine: Machine, env: dict[str, str], call
 def test_bare_container_is_filled_with_one_update(machine: Machine) -> None:
     machine.remove(*COMPILER, *SIMULATOR, "git", "chromium", "python3.11")
     (machine.state / "can-make-venvs").unlink()
+    (machine.state / "include" / "Python.h").unlink()
     code, out, err = machine.setup("dev")
     assert (code, err) == (0, "")
     assert len(machine.log("update")) == 1
     installs = [
         line.split("--no-install-recommends ")[1] for line in machine.log("apt-get -qq")[1:]
     ]
-    assert installs == ["g++ python3 python3-venv", "git", "iverilog", "chromium"]
+    assert installs == ["g++ python3 python3-venv", "python3-dev", "git", "iverilog", "chromium"]
     assert out.rstrip().splitlines()[-1].startswith("setup: ready")
 
 
@@ -271,6 +276,36 @@ def test_missing_venv_module_is_installed_for_the_interpreter_at_hand(machine: M
     assert machine.setup("dev")[0] == 0
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert machine.log(f"python{version}-venv")
+
+
+def test_missing_headers_are_installed_for_the_interpreter_at_hand(machine: Machine) -> None:
+    header = machine.state / "include" / "Python.h"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for again in (False, True):  # the interpreter of .venv counts as much as one on PATH
+        header.unlink()
+        if again:
+            (machine.checkout / "pyproject.toml").write_text(
+                (machine.checkout / "pyproject.toml").read_text() + "# changed\n"
+            )
+            machine.remove("python3.11")
+        code, out, err = machine.setup("dev")
+        assert (code, err) == (0, "")
+        assert f"without python{version}-dev (optional) there is no Python.h: you lose" in out
+        assert header.exists()
+    assert len(machine.log(f"--no-install-recommends python{version}-dev")) == 2
+
+
+def test_without_headers_setup_goes_on_and_says_so(machine: Machine) -> None:
+    (machine.state / "include" / "Python.h").unlink()
+    machine.be_user()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    code, out, _ = machine.setup("dev")
+    assert code == 0
+    assert_in_order(["some twenty times slower", f"going on without python{version}-dev"], out)
+    assert f"to have them: sudo apt-get install -y python{version}-dev\n" in out
+    code, out, _ = machine.setup("dev")
+    assert code == 0
+    assert_in_order([f"without python{version}-dev (optional)", "ready"], out)
 
 
 def test_user_without_sudo_gets_the_one_command(machine: Machine) -> None:
