@@ -5,7 +5,8 @@ is computed:
 
     "preprojected"  x is a row of E, or the feature row, as the authors' programs read it
     "inside"        x = e @ W at every node, e a row of E or of features, `width` wide
-    "hoisted"       as inside, asking that x be computed for all nodes before the recursion
+    "hoisted"       as inside, with x of inner nodes computed before the recursion where nodes are
+                    batched (cortex.lower.hoist)
 
 vocab=None reads dense feature rows in place of tokens. words="leaves": only leaves have an input,
 as in a constituency tree; words="nodes": all have, as in a dependency tree.

@@ -293,6 +293,14 @@ class Tabulated(Expr):
 
 
 @attrs.frozen(eq=False, repr=False)
+class Hoisted(Expr):
+    """The node's own row of a value computed for all nodes before; made by lowering only."""
+
+    name: str
+    shape: Shape = attrs.field(converter=_sizes)
+
+
+@attrs.frozen(eq=False, repr=False)
 class Feature(Expr):
     """The node's own row of dense features."""
 

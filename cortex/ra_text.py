@@ -77,6 +77,8 @@ def _text(x: Expr, names: dict[Expr, str], depth: int, around: int) -> str:
             return name
         case ra.Lookup(param, of):
             return f"{param.name}[{_place(of, 'token')}]"
+        case ra.Hoisted(name):
+            return f"{name}[n]"
         case ra.Tabulated(name, of):
             return f"{name}[{_place(of, 'token')}]"
         case ra.Feature():

@@ -10,6 +10,7 @@ from cortex.bounds import fit
 from cortex.lower.barriers import insert_barriers
 from cortex.lower.dense import index_densely
 from cortex.lower.expand import expand_children, push_slices
+from cortex.lower.hoist import Hoisting, before_levels, why_none
 from cortex.lower.nests import conditional, node_body, operator_nests
 from cortex.lower.part import Emitter, Part
 from cortex.lower.refactor import at_roots, refactor
@@ -20,6 +21,10 @@ from cortex.lower.unroll import block_loop
 from cortex.schedule import Schedule, check
 
 __all__ = ["Lowered", "Table", "lower"]
+
+
+#: Tiles of a nest among nests of single operators.
+_PLAIN = Tiling(8, 64)
 
 
 @attrs.frozen
@@ -43,12 +48,16 @@ class Lowered:
 
 @attrs.frozen
 class _Bodies:
-    """What is computed at leaves, at internal nodes of each kind, and at roots in the end."""
+    """What is computed at leaves, at internal nodes of each kind, and at roots in the end.
+
+    before: what is computed for all internal nodes before the levels
+    """
 
     leaf: dict[str, ra.Expr]
     node: dict[str, ra.Expr]
     kinds: tuple[dict[str, ra.Expr], ...] = ()
     rest: dict[str, ra.Expr] = attrs.field(factory=dict)
+    before: dict[str, ra.Expr] = attrs.field(factory=dict)
 
 
 def lower(model: ra.Model, schedule: Schedule, *, threads: int = 1) -> Lowered:
@@ -82,6 +91,8 @@ def lower(model: ra.Model, schedule: Schedule, *, threads: int = 1) -> Lowered:
     )
     program = note("sum order", one_by_one(model, bodies, found))
     if not schedule.by_height:
+        if model.hoist_inputs:
+            refused.append(("hoist", "nodes are processed one by one; add batch()"))
         program = note("bounds", fit(program))
         program = note("barriers", insert_barriers(program))
         return Lowered(program, (), _options(schedule), tuple(refused), tuple(stages))
@@ -105,6 +116,13 @@ def lower(model: ra.Model, schedule: Schedule, *, threads: int = 1) -> Lowered:
             refused.append(("tabulate", reason))
         emit = apart if schedule.leaf_apart else by_level
         program = note("tabulate", emit(model, bodies, found))
+    if model.hoist_inputs:
+        bodies = hoisted(bodies)
+        if bodies.before:
+            emit = apart if schedule.leaf_apart else by_level
+            program = note("hoist", emit(model, bodies, found))
+        else:
+            refused.append(("hoist", why_none(schedule.tables)))
     if schedule.depth > 1:
         # Nodes are numbered by blocks, so of the stages before only those without levels hold.
         del stages[by_node:]
@@ -157,6 +175,16 @@ def tabulated(
     return _Bodies(leaf, node, tuple(kinds), bodies.rest), tuple(tables.found.values()), reason
 
 
+def hoisted(bodies: _Bodies) -> _Bodies:
+    """Bodies whose inner nodes read products of their own input from where they are kept."""
+    hoisting = Hoisting()
+    if bodies.kinds:  # they stand for the node
+        kinds = tuple(hoisting.body(body) for body in bodies.kinds)
+        return attrs.evolve(bodies, kinds=kinds, before=hoisting.found)
+    node = hoisting.body(bodies.node)
+    return attrs.evolve(bodies, node=node, before=hoisting.found)
+
+
 def one_by_one(model: ra.Model, bodies: _Bodies, tables: tuple[Table, ...]) -> il.Program:
     """Every node in turn, every operator in turn, by one thread."""
     emitter = Emitter()
@@ -177,7 +205,8 @@ def by_level(model: ra.Model, bodies: _Bodies, tables: tuple[Table, ...]) -> il.
     body = conditional(node_body(leaf, row, emitter), node_body(node, row, emitter), row)
     nodes = il.For("n", begin, il.sub(end, begin), body, "parallel", "node")
     levels = il.For("b", il.Int(0), il.N_LEVELS, nodes, "serial", "level")
-    return _program(model, emitter, levels, tables)
+    before = before_levels(bodies.before, _PLAIN, emitter)
+    return _program(model, emitter, il.seq(before, levels), tables)
 
 
 def apart(
@@ -188,8 +217,10 @@ def apart(
     leaf, *rest = _apart_parts(bodies)
     first = operator_nests(leaf, emitter, every=every)
     inner = [s for part in rest for s in operator_nests(part, emitter, every=every)]
-    last = _roots(bodies, Tiling(8, 64), emitter)
-    return _program(model, emitter, il.seq(*first, _levels(il.seq(*inner)), last), tables)
+    last = _roots(bodies, _PLAIN, emitter)
+    before = before_levels(bodies.before, _PLAIN, emitter)
+    body = il.seq(before, *first, _levels(il.seq(*inner)), last)
+    return _program(model, emitter, body, tables)
 
 
 def fused(
@@ -213,7 +244,9 @@ def fused(
     else:
         inner += [row_partition(part, tiling, emitter) for part in rest]
     last = _roots(bodies, tiling, emitter)
-    return _program(model, emitter, il.seq(first, _levels(il.seq(*inner)), last), tables)
+    before = before_levels(bodies.before, tiling, emitter)
+    body = il.seq(before, first, _levels(il.seq(*inner)), last)
+    return _program(model, emitter, body, tables)
 
 
 def _roots(bodies: _Bodies, tiling: Tiling, emitter: Emitter) -> il.Stmt:
@@ -226,10 +259,11 @@ def unrolled(
     """Leaves, then block by block."""
     emitter = Emitter()
     leaf, node = _apart_parts(bodies)
-    first = row_partition(leaf, Tiling(schedule.rows, schedule.columns), emitter)
-    return _program(
-        model, emitter, il.seq(first, block_loop(node, schedule.columns, emitter)), tables
-    )
+    tiling = Tiling(schedule.rows, schedule.columns)
+    before = before_levels(bodies.before, tiling, emitter)
+    first = row_partition(leaf, tiling, emitter)
+    blocks = block_loop(node, schedule.columns, emitter)
+    return _program(model, emitter, il.seq(before, first, blocks), tables)
 
 
 def _checked(
@@ -250,7 +284,8 @@ def _checked(
 
     body = conditional(nests(leaf), nests(node), begin)
     levels = il.For("b", il.Int(0), il.N_LEVELS, body, "serial", "level")
-    return _program(model, emitter, levels, tables)
+    before = before_levels(bodies.before, tiling, emitter)
+    return _program(model, emitter, il.seq(before, levels), tables)
 
 
 def _level(fn: str) -> il.Index:

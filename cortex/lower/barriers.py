@@ -139,6 +139,8 @@ class _Inserter:
     def accesses(self, loop: il.For, level: int) -> tuple[Access, ...]:
         """What a parallel loop reads and writes of shared tensors."""
         nodes = _nodes(loop)
+        # A loop up to the last node has nodes of every level.
+        everywhere = any(n == il.N_NODES for n in il.walk(loop))
         found: dict[Access, None] = {}
         for node in il.walk(loop.body):
             if isinstance(node, il.Load | il.Store):
@@ -152,6 +154,8 @@ class _Inserter:
                     if any(
                         isinstance(i, il.Call) and i.fn == "root" for i in il.walk(node.index[0])
                     ):
+                        rows = "any"
+                    if everywhere and rows == "own":
                         rows = "any"
                     write = isinstance(node, il.Store)
                     access = Access(node.tensor, write, rows, nodes, level, scope == "level")

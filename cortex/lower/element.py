@@ -89,6 +89,8 @@ def element(expr: ra.Expr, index: tuple[il.Index, ...], context: Context) -> il.
         case ra.Tabulated(name=name, of=place):
             token = il.Call("token", (place_index(place, context),))
             return il.Load(name, (token, *index))
+        case ra.Hoisted(name=name):
+            return il.Load(name, (context.row, *index))
         case ra.Feature():
             return il.Load("features", (context.row, *index))
         case ra.Number(value=value):

@@ -12,6 +12,7 @@ _TRIVIAL = (
     ra.Param,
     ra.Lookup,
     ra.Tabulated,
+    ra.Hoisted,
     ra.Feature,
     ra.Number,
     ra.ChildState,

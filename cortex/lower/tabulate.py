@@ -107,7 +107,7 @@ def places(expr: ra.Expr) -> frozenset[ra.Own | ra.Child | ra.Each] | None:
         match e:
             case ra.Lookup(of=place) | ra.Tabulated(of=place):
                 found.add(place)
-            case ra.ChildState() | ra.Feature() | ra.Reduce() | ra.IsLeaf():
+            case ra.ChildState() | ra.Feature() | ra.Hoisted() | ra.Reduce() | ra.IsLeaf():
                 return None
             case _:
                 pass

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import cortex as cx  # noqa: E402
 from cortex import models, ra, weights  # noqa: E402
 from cortex.compiled import Compiled, compile  # noqa: E402
 from cortex.errors import BackendError, StructureError, TokenError  # noqa: E402
@@ -174,3 +175,65 @@ def test_rows_found_by_token_are_asked_for_before_the_product() -> None:
     source = compile(traced("LSTM", 64), schedule=Schedule.paper()).source
     asked = source.index("__builtin_prefetch(E_ + 256 * s.token(")
     assert asked < source.index("vec sum0")
+
+
+class Separate(cx.Recursive):
+    """A TreeLSTM with the products of s, the sum of children, written one by one."""
+
+    structure = cx.Tree(arity=2)
+
+    def __init__(self, hidden: int) -> None:
+        self.E = cx.Param(VOCAB, 3 * hidden)
+        self.Ui, self.Uo, self.Uu = (cx.Param(hidden, hidden) for _ in range(3))
+        self.Uf = cx.Param(hidden, hidden)
+        self.state(h=hidden, c=hidden)
+
+    def gates(self, s: ra.Expr) -> tuple[ra.Expr, ...]:
+        return s @ self.Ui, s @ self.Uo, s @ self.Uu
+
+    def leaf(self, n: Any) -> dict[str, ra.Expr]:
+        i, o, u = cx.split(self.E[n.token], 3)
+        c = cx.sigmoid(i) * cx.tanh(u)
+        return {"h": cx.sigmoid(o) * cx.tanh(c), "c": c}
+
+    def node(self, n: Any) -> dict[str, ra.Expr]:
+        i, o, u = self.gates(n.children.sum("h"))
+        c = cx.sigmoid(i) * cx.tanh(u)
+        c = c + cx.sum(cx.sigmoid(k.h @ self.Uf) * k.c for k in n.children)
+        return {"h": cx.sigmoid(o) * cx.tanh(c), "c": c}
+
+
+class Merged(Separate):
+    """The same with one wide product."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__(hidden)
+        self.U = cx.Param(hidden, 3 * hidden)
+
+    def gates(self, s: ra.Expr) -> tuple[ra.Expr, ...]:
+        return cx.split(s @ self.U, 3)
+
+
+@pytest.mark.parametrize("hidden", [17, 64])
+def test_products_of_one_left_side_are_one_call_that_packs_it_once(hidden: int) -> None:
+    separate = ra.trace(Separate(hidden))
+    params = dict(weights.load(separate))
+    net = compile(separate, params, schedule=Schedule.paper(), threads=1, keep="all")
+    forest = forest_of(separate)
+    assert_equals_reference(net, forest, params)
+    # The rows of h_l, of h_r and of their sum are written once each, and read by one call.
+    sums = [line for line in str(net.ilir).splitlines() if re.search(r"= t\d\[.*\+ t\d\[", line)]
+    assert len(sums) == 1
+    (name,) = re.findall(r"(t\d)\[m, j\] =", sums[0])
+    assert net.source.count("cortex::product<") == 1
+    terms = re.findall(r"Term<[^{]*\{(\w+) \+ first_row[^{]*\{(\w+)\}\}", net.source)
+    assert [x for x, _ in terms].count(f"{name}_") == 3
+    assert len(terms) == 5
+    # So it is what one wide product gives, to the bit.
+    wide = ra.trace(Merged(hidden))
+    both = [params[u] for u in ("Ui", "Uo", "Uu")]
+    together = {k: v for k, v in params.items() if k in wide.params}
+    together["U"] = np.concatenate([np.asarray(u) for u in both], axis=1)
+    merged = compile(wide, together, schedule=Schedule.paper(), threads=1, keep="all")
+    for state in ("h", "c"):
+        assert torch.equal(net(forest).node(state), merged(forest).node(state))
