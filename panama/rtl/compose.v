@@ -47,12 +47,13 @@ module compose #(
     port, port, udp_length, 16'd0,
     version, 5'd0, retx, down, up, job, tree, fmt, psn, child, nelem, msg, contributors, pad
   };
-  genvar i;
-  generate
-    for (i = 0; i < 64; i = i + 1) begin : g_byte
-      assign beat[8*i+:8] = h[511-8*i-:8];
-    end
-  endgenerate
+
+  // Bytes in opposite order. In one function, since simulators pass on each part of a net by itself.
+  function [511:0] reversed(input [511:0] bytes);
+    integer i;
+    for (i = 0; i < 64; i = i + 1) reversed[511-8*i-:8] = bytes[8*i+:8];
+  endfunction
+  assign beat = reversed(h);
 endmodule
 
 `default_nettype wire

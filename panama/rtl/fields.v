@@ -22,14 +22,14 @@ module fields (
     // type of service, the ECN codepoint in its low two bits
     output wire [  7:0] tos
 );
+  // Bytes in opposite order. In one function, since simulators pass on each part of a net by itself.
+  function [511:0] reversed(input [511:0] bytes);
+    integer i;
+    for (i = 0; i < 64; i = i + 1) reversed[511-8*i-:8] = bytes[8*i+:8];
+  endfunction
+
   // The first byte on top, so that a field reads in the order of the frame.
-  wire [511:0] h;
-  genvar i;
-  generate
-    for (i = 0; i < 64; i = i + 1) begin : g_byte
-      assign h[511-8*i-:8] = beat[8*i+:8];
-    end
-  endgenerate
+  wire [511:0] h = reversed(beat);
   assign ethertype = h[511-8*12-:16];
   assign ipv4 = h[511-8*14-:160];
   assign udp_port = h[511-8*36-:16];

@@ -132,7 +132,10 @@ def _arguments(tool: str) -> list[str]:
     if tool == "icarus":
         return ["-g2005"]
     # Unoptimised, a run takes several times as long; -O1 builds in half the time of -O2.
-    return ["-Wno-fatal", "-Wno-WIDTH", "-Wno-UNUSED", "-MAKEFLAGS", "OPT_FAST=-O1"]
+    return [
+        "-Wno-fatal", "-Wno-WIDTH", "-Wno-UNUSED", "-MAKEFLAGS", "OPT_FAST=-O1",
+        "--public-depth", "1",
+    ]  # fmt: skip
 
 
 def _compile(
@@ -144,7 +147,10 @@ def _compile(
     log = folder / "build.log"
     with _environment(tool.environment):
         try:
-            get_runner(tool.name).build(
+            runner = get_runner(tool.name)
+            if tool.name == "verilator":
+                _open_the_top_alone(runner)
+            runner.build(
                 sources=files,
                 hdl_toplevel=top,
                 parameters=dict(parameters),
@@ -162,6 +168,23 @@ def _compile(
         for file in folder.iterdir():
             if file.suffix in (".gch", ".o", ".a", ".cpp", ".h"):
                 file.unlink()
+
+
+def _open_the_top_alone(runner: Any) -> None:
+    """Let Python write the signals of the top module only.
+
+    cocotb asks Verilator to open every signal of the design; then each change of an input makes
+    it compute all logic anew, which takes most of the time of a large design.
+    """
+    commands = runner._build_command
+
+    def with_less_open() -> list[list[str]]:
+        made: list[list[str]] = commands()
+        at = made[0].index("--public-flat-rw")
+        del made[0][at]  # _arguments opens what is needed
+        return made
+
+    runner._build_command = with_less_open
 
 
 def _python_path() -> dict[str, str]:
