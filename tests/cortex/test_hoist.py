@@ -119,6 +119,7 @@ def test_every_stage_equals_the_reference(rng, name, options, shape, schedule):
         assert not inside_levels(lowered.program, "W")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["Uiou", "Uf"])
 def test_refactoring_cuts_what_is_hoisted(rng, cut):
     model, forest, params = setup(rng, "TreeLSTM", TREES, "random_trees")
@@ -165,6 +166,8 @@ def test_only_a_model_that_asks_has_its_inputs_hoisted(rng):
     assert inside_levels(lowered.program, "W")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("schedule", ["leaf", "small tiles", "columns", "kinds"])
 @pytest.mark.parametrize(("name", "options", "shape"), BINARY[1:2] + CASES[-1:], ids=str)
 def test_every_barrier_is_needed(rng, name, options, shape, schedule):
