@@ -78,16 +78,15 @@ def test_bits_do_not_depend_on_the_order_of_arrival() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_100000_beats_of_mixed_traffic_on_verilator() -> None:
+def test_20000_beats_of_mixed_traffic_on_verilator() -> None:
     seen = play_mixed(
-        Size(ports=4, lanes=16), packets=3000, jobs=3, noise=0.1, tool="verilator", pauses=0.1
+        Size(ports=4, lanes=16), packets=600, jobs=3, noise=0.1, tool="verilator", pauses=0.1
     )
-    assert seen["beats"] > 100_000
+    assert seen["beats"] > 20_000
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("ports", [4])
-def test_line_rate_of_full_width_on_verilator(ports: int) -> None:
-    seen = line_rate(ports, 16, 800, "verilator")
-    assert seen.cycles == seen.beats > 15_000
+def test_line_rate_of_full_width_on_verilator() -> None:
+    seen = line_rate(4, 16, 200, "verilator")
+    assert seen.cycles == seen.beats > 4_500
