@@ -1,3 +1,5 @@
+from . import hook as hook
+from . import wire as wire
 from .cluster import Cluster as Cluster
 from .compare import compare as compare
 from .errors import NoTreeError as NoTreeError

@@ -38,8 +38,9 @@ phase() { # NAME MARKERS [PYTEST ARGUMENT...]
 }
 
 # Two workers on two cores: more than one thread in each would only make them wait for each other.
-OMP_NUM_THREADS=1 phase fast "not slow and not bench" -n 2 --dist loadfile
-phase slow "slow and not bench"
+# Soak tests (python -m pytest -m soak) take minutes each and are run on request.
+OMP_NUM_THREADS=1 phase fast "not slow and not bench and not soak" -n 2 --dist loadfile
+phase slow "slow and not bench and not soak"
 OMP_NUM_THREADS=1 phase bench "bench"
 
 printf '== %s\n' "${summary[@]}"

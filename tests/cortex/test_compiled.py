@@ -213,7 +213,13 @@ def run_apart(script: str, **environment: str) -> None:
     assert done.stdout.endswith("done\n"), done.stderr[-3000:]
 
 
-SCRIPTS = pytest.mark.parametrize("script", [_ALL_SIZES, _ALL_MODELS], ids=["sizes", "models"])
+SCRIPTS = pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(_ALL_SIZES, id="sizes"),
+        pytest.param(_ALL_MODELS, id="models", marks=pytest.mark.soak),
+    ],
+)
 
 
 @pytest.mark.slow
@@ -232,7 +238,7 @@ def test_sanitizers_find_nothing(script: str) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(2400)
 @SCRIPTS
 @pytest.mark.parametrize("target", ["x86-64", "haswell"])  # without vectors of floats; AVX2

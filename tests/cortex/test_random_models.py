@@ -280,16 +280,16 @@ def test_a_random_model_in_c_equals_the_reference(recipe, schedule, seed):
     assert_compiled_agrees(recipe, schedule, seed)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
 @settings(drawn, max_examples=1500)
 @given(*CASES)
 def test_every_stage_of_many_random_models_equals_the_reference(recipe, schedule, seed):
     assert_stages_agree(recipe, schedule, seed)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
 @settings(drawn, max_examples=60)
 @given(*CASES)
 def test_many_random_models_in_c_equal_the_reference(recipe, schedule, seed):

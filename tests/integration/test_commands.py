@@ -74,8 +74,8 @@ def checkout(tmp_path: Path) -> Checkout:
 PYTEST = "-m pytest -p no:randomly"
 PHASES = [
     "setup dev",
-    f"checkout|omp=1|{PYTEST} -m not slow and not bench -n 2 --dist loadfile",
-    f"checkout|omp=|{PYTEST} -m slow and not bench",
+    f"checkout|omp=1|{PYTEST} -m not slow and not bench and not soak -n 2 --dist loadfile",
+    f"checkout|omp=|{PYTEST} -m slow and not bench and not soak",
     f"checkout|omp=1|{PYTEST} -m bench",
 ]
 

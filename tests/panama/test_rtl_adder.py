@@ -57,7 +57,7 @@ def test_4000_random_beats_of_sixteen_words() -> None:
     assert_exact(soak.soak_tree(bits, stages=10))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_100000_random_beats_on_verilator() -> None:
     bits = soak.random_bits(100_000, 4, 16, seed=4)

@@ -76,7 +76,7 @@ def test_bits_do_not_depend_on_the_order_of_arrival() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_20000_beats_of_mixed_traffic_on_verilator() -> None:
     seen = play_mixed(
@@ -85,7 +85,7 @@ def test_20000_beats_of_mixed_traffic_on_verilator() -> None:
     assert seen["beats"] > 20_000
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_line_rate_of_full_width_on_verilator() -> None:
     seen = line_rate(4, 16, 200, "verilator")
