@@ -25,7 +25,7 @@ def test_adder_over_a_sample_of_exponent_pairs() -> None:
     assert_exact(soak.soak_tree(soak.exponent_pairs(8, step=29), stages=10))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", [0, 1])
 def test_adder_over_all_exponent_pairs(seed: int) -> None:
     assert_exact(soak.soak_tree(soak.exponent_pairs(16, seed=seed), stages=10))
@@ -45,7 +45,7 @@ def test_stalls_and_gaps_lose_nothing(fmt: str) -> None:
     assert_exact(soak.soak_tree(bits, fmt=fmt, stages=4, stalls=True))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("ports", [16, 33, 64])
 def test_wide_tree(ports: int) -> None:
     assert_exact(soak.soak_tree(soak.random_bits(100, ports, 1, seed=ports), stages=6, stalls=True))

@@ -32,14 +32,14 @@ def test_every_cycle_carries_a_beat(ports: int) -> None:
     assert seen.cycles == seen.beats > 50
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("ports", [4, 5, 8, 16])
 def test_every_cycle_carries_a_beat_at_more_ports(ports: int) -> None:
     seen = line_rate(ports, 1, 10, beats=6, stages=3)
     assert seen.cycles == seen.beats > 40
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("scenario", "ports"),
     [
@@ -55,19 +55,19 @@ def test_scenario(scenario: str, ports: int) -> None:
     play(scenario, small(ports))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_changed_headers_meet_the_fate_that_the_wire_gives_them() -> None:
     fates = play("fuzzed_headers", small(2), turns=640, pauses=0.0)["fates"]
     assert len(fates) == 9
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("fmt", ["bf16", "int32"])
 def test_mixed_traffic_in_other_formats(fmt: str) -> None:
     play_mixed(attrs.evolve(SMALL, fmt=fmt), packets=8, seed=5)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_bits_do_not_depend_on_the_order_of_arrival() -> None:
     digests = {
         play_mixed(small(3), packets=8, jobs=2, order_seed=order, pauses=pauses)["digest"]

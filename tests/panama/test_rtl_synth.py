@@ -20,7 +20,7 @@ def test_yosys_finds_no_loop_and_no_wire_undriven(ports: int, fmt_code: int) -> 
     check_switch(ports, fmt_code)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_area_is_linear_in_the_number_of_adders() -> None:
     areas = [area(ports, lanes, 10) for ports, lanes in ((2, 1), (2, 2), (3, 2), (4, 2))]
@@ -29,7 +29,7 @@ def test_area_is_linear_in_the_number_of_adders() -> None:
     assert 500 < slope < 1200
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_one_adder_reaches_150_mhz() -> None:
     assert fmax(10, seeds=1).mhz >= 150
