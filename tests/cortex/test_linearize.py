@@ -311,6 +311,39 @@ def test_chains_of_200_000_objects_need_no_recursion(structure: Structure) -> No
         node = node.children.pop()
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_deep_dags_in_any_order_need_no_recursion(turned: bool) -> None:
+    n = 100_000
+    one = np.maximum(np.arange(n) - 1, 0)
+    two = np.maximum(np.arange(n) - 2, 0)
+    child_idx = np.stack([one, two], 1)[1:].ravel()
+    child_ptr = np.concatenate([[0, 0], np.arange(1, n) * 2])
+    if turned:  # node i becomes n - 1 - i, and its neighbours in memory change places
+        new = (n - 1 - np.arange(n)) ^ 1
+        rows = np.empty((n, 2), np.int64)
+        rows[new[1:]] = new[child_idx].reshape(-1, 2)
+        counts = np.full(n, 2)
+        counts[new[0]] = 0
+        child_ptr = np.concatenate([[0], np.cumsum(counts)])
+        child_idx = np.delete(rows, new[0], 0).ravel()
+        roots = [new[n - 1]]
+    else:
+        roots = [n - 1]
+    linear = linearize(Forest(child_ptr, child_idx, roots, np.zeros(n, int)), Dag(2))
+    assert linear.n_levels == n
+    np.testing.assert_array_equal(linear.level_ptr, np.arange(n + 1))
+    assert linear.roots.tolist() == [n - 1]
+    assert linear.child is not None
+    np.testing.assert_array_equal(linear.child, [one[1:], two[1:]])
+
+
+def test_a_long_cycle_is_found_without_recursion() -> None:
+    n = 100_000
+    forest = Forest(np.arange(n + 1), (np.arange(n) + 1) % n, [0], np.zeros(n, int))
+    with pytest.raises(StructureError, match=r"no cycle, got one .* \.\.\.\(\d+ more\)\.\.\."):
+        linearize(forest, Dag())
+
+
 def test_a_million_nodes_are_numbered() -> None:
     forest = structures.perfect(17, 8)
     linear = linearize(forest, Tree(2), kinds=True)
@@ -517,6 +550,40 @@ def run_apart(code: list[str], **environment: str) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_reference_counts_are_unchanged_when_memory_runs_out() -> None:
     assert run_apart(["-c", _LITTLE_MEMORY]).split("\n")[:-1] == ["refused 0 0"] * 3 + ["1"]
+
+
+_A_MILLION = """
+import resource, sys
+from cortex.linearize import linearize
+from cortex.forest import Sequence, Tree
+from cortex.structures import perfect, sequence, to_objects
+form, bytes_a_node = sys.argv[1], int(sys.argv[2])
+structure = Sequence() if form == "sequence" else Tree(2)
+small, large = sequence([9]), sequence([2**20])
+if form != "sequence":
+    small, large = perfect(3), perfect(20)
+if form == "objects":
+    small, large = to_objects(small), to_objects(large)
+linearize(small, structure)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (bytes_a_node << 20), resource.RLIM_INFINITY))
+for _ in range(4):  # what a call takes it gives back
+    try:
+        print(linearize(large, structure).n_nodes)
+    except MemoryError:
+        print("refused")
+"""
+
+
+# The result has order, id_of, token and an edge: 16 bytes a node, a sequence also level_ptr.
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.parametrize(
+    ("form", "enough", "nodes"),
+    [("forest", 52, 2**20 - 1), ("sequence", 32, 2**20), ("objects", 110, 2**20 - 1)],
+)
+def test_a_million_nodes_take_some_tens_of_bytes_each(form: str, enough: int, nodes: int) -> None:
+    assert run_apart(["-c", _A_MILLION, form, str(enough)]).split() == [str(nodes)] * 4
+    assert "refused" in run_apart(["-c", _A_MILLION, form, "15"])
 
 
 _IS_SANITIZED = """
