@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from common import validation
+from common.config_source import read_once
 from common.experiment import PACKAGES, Experiment
 from common.options import Options
 from common.runner import Job
@@ -89,15 +90,18 @@ class Session:
     ) -> None:
         self.experiments = dict(experiments)
         self._config_dirs = tuple(config_dirs)
+        self._files = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
         register(self.experiments)
         GlobalHydra.instance().clear()
+        self._files.enter_context(read_once())
         initialize_config_module("configs", job_name="reproduce", version_base="1.3")
         return self
 
     def __exit__(self, *_: object) -> None:
         GlobalHydra.instance().clear()
+        self._files.close()
 
     def plan(self, arguments: Sequence[str]) -> Plan:
         """Check all that the overrides select; ConfigError tells everything that is wrong."""
