@@ -1,0 +1,190 @@
+"""One test for every transformation: no dependence may run backwards, or stand still, in time.
+
+A schedule gives each instance a place in time, a vector compared in lexical order. It computes the
+same if every dependence goes from an earlier place to a later one (the classical condition; Feautrier
+1992). All transformations and combinations of them are covered, since only the final places count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import islpy as isl
+
+from costmodel.affine import Affine
+from costmodel.errors import ScheduleError
+from costmodel.ir import Access
+from costmodel.nest import Nest, Placed
+from costmodel.poly import Polyhedral, space_text, times
+
+
+def time_map(nest: Nest) -> isl.UnionMap:
+    """Instances to places in time: 2 * depth + 1 numbers, the same for all statements."""
+    depth = max((len(p.dims) for p in nest.placed), default=0)
+    parts = (
+        f"{space_text(p.statement)} -> [{', '.join(times(p.order, p.dims, depth))}]"
+        for p in nest.placed
+    )
+    return isl.UnionMap("{ " + "; ".join(parts) + " }")
+
+
+def is_legal(poly: Polyhedral, nest: Nest, reassociate: bool) -> bool:
+    """Whether the nest computes what the program does."""
+    return bool(_backward(poly, nest, reassociate).is_empty())
+
+
+def check_places(poly: Polyhedral, nest: Nest) -> None:
+    """ScheduleError unless every instance has one place in time and no two share one.
+
+    Every step keeps this by construction; it is asked where a nest comes from elsewhere.
+    """
+    places = time_map(nest).intersect_domain(poly.domains)
+    if not places.domain().is_equal(poly.domains):
+        raise ScheduleError("some instances have no place in the nest")
+    if not places.is_single_valued():
+        raise ScheduleError("some instances have two places in the nest")
+    if not places.is_injective():
+        raise ScheduleError("two instances have the same place in the nest")
+
+
+def violation(poly: Polyhedral, nest: Nest, reassociate: bool) -> str:
+    """One dependence that the nest turns round, in words; the nest must be illegal."""
+    places = time_map(nest).intersect_domain(poly.domains)
+    wrong = _dependences(poly, reassociate).intersect(places.lex_ge_union_map(places))
+    sample = wrong.sample()
+    source, sink = sample.domain().sample_point(), sample.range().sample_point()
+    before, after = _point_text(source), _point_text(sink)
+    return (
+        f"{before} must run before {after} ({_kind(poly, source, sink)}), and would run after it"
+    )
+
+
+def _kind(poly: Polyhedral, source: isl.Point, sink: isl.Point) -> str:
+    """Which cell both touch, and how."""
+    a, b = isl.UnionSet.from_point(source), isl.UnionSet.from_point(sink)
+    wrote, read = a.apply(poly.writes), a.apply(poly.reads)
+    writes, reads = b.apply(poly.writes), b.apply(poly.reads)
+    for first, second, words in (
+        (wrote, reads, "which reads the {} it writes"),
+        (read, writes, "which overwrites the {} it reads"),
+        (wrote, writes, "which overwrites the {} it writes"),
+    ):
+        cells = first.intersect(second)
+        if not cells.is_empty():
+            return words.format(_point_text(cells.sample_point()))
+    return "by a dependence"
+
+
+def _point_text(point: isl.Point) -> str:
+    return str(point).strip("{} ").strip()
+
+
+def why_not_parallel(poly: Polyhedral, nest: Nest, name: str, level: int) -> str | None:
+    """A reason why iterations of a loop cannot run at the same time; None if they can.
+
+    Reductions count in full: two threads adding to one cell would race.
+    """
+    members = nest.loop(name, level)
+    own = isl.UnionSet("{ " + "; ".join(space_text(p.statement) for p in members) + " }")
+    inside = poly.dependences.intersect_domain(own).intersect_range(own)
+    steps = _steps_in_time(inside, nest)
+    depth = max(len(p.dims) for p in nest.placed)
+    carried = steps.intersect(_carried_at(level, depth))
+    if carried.is_empty():
+        return None
+    return "carries a dependence between its iterations"
+
+
+def why_not_vector(poly: Polyhedral, nest: Nest, name: str, level: int) -> str | None:
+    """A reason why a loop cannot run in lanes; None if it can.
+
+    It must be innermost, its iterations independent, and each access stay put or move by one.
+    """
+    if any(len(p.dims) != level + 1 for p in nest.loop(name, level)):
+        return "has a loop inside"
+    reason = why_not_parallel(poly, nest, name, level)
+    if reason is not None:
+        return reason
+    for placed in nest.loop(name, level):
+        if placed.dims[-1].divisor != 1:
+            return "counts tiles"
+        for access in (placed.statement.write, *placed.statement.reads):
+            stride = innermost_stride(poly, placed, access)
+            if abs(stride) > 1:
+                return f"moves {access} by {stride} elements, where vectors need 0 or 1"
+        if innermost_stride(poly, placed, placed.statement.write) == 0:
+            return f"writes {placed.statement.write} in each of its iterations"
+    return None
+
+
+def innermost_stride(poly: Polyhedral, placed: Placed, access: Access) -> int:
+    """Elements by which an access moves when the innermost loop goes on by one."""
+    direction = innermost_direction(placed)
+    shape = poly.program.array(access.array).shape
+    stride, total = 1, 0
+    for extent, index in zip(reversed(shape), reversed(access.index), strict=True):
+        total += stride * sum(factor * direction.get(it, 0) for it, factor in index.terms)
+        stride *= extent
+    return total
+
+
+def innermost_direction(placed: Placed) -> dict[str, int]:
+    """By how much each iterator of the statement changes when the innermost loop goes on by one.
+
+    The loops that count single iterations determine the iterators; those over tiles follow.
+    """
+    import numpy as np
+
+    iterators = placed.statement.iterators
+    rows = [d.expression for d in placed.dims if d.divisor == 1]
+    matrix = np.array([[row.factor(it) for it in iterators] for row in rows], dtype=float)
+    wanted = np.zeros(len(rows))
+    wanted[-1] = 1
+    moves = np.linalg.solve(matrix, wanted)
+    return {it: round(float(move)) for it, move in zip(iterators, moves, strict=True)}
+
+
+def _dependences(poly: Polyhedral, reassociate: bool) -> isl.UnionMap:
+    return poly.strict_dependences if reassociate else poly.dependences
+
+
+def _backward(poly: Polyhedral, nest: Nest, reassociate: bool) -> isl.UnionSet:
+    """The steps in time, of all dependences, that are not forward."""
+    depth = max((len(p.dims) for p in nest.placed), default=0)
+    return _steps_in_time(_dependences(poly, reassociate), nest).intersect(_not_forward(depth))
+
+
+def _steps_in_time(pairs: isl.UnionMap, nest: Nest) -> isl.UnionSet:
+    """Differences of places, of both ends of each pair.
+
+    Far cheaper than comparing all places with one another and then looking for the pairs.
+    """
+    places = time_map(nest)
+    return pairs.apply_domain(places).apply_range(places).deltas()
+
+
+def _names(depth: int) -> list[str]:
+    return [f"t{at}" for at in range(2 * depth + 1)]
+
+
+@lru_cache
+def _not_forward(depth: int) -> isl.UnionSet:
+    """Differences that are zero or whose first entry other than zero is negative."""
+    names = _names(depth)
+    cases = [_and([*(f"{n} = 0" for n in names[:at]), f"{names[at]} < 0"]) for at in range(len(names))]
+    cases.append(_and(f"{n} = 0" for n in names))
+    return isl.UnionSet(f"{{ [{', '.join(names)}] : {' or '.join(cases)} }}")
+
+
+@lru_cache
+def _carried_at(level: int, depth: int) -> isl.UnionSet:
+    """Differences that are zero before the loop at this level and not zero there."""
+    names = _names(depth)
+    at = 2 * level + 1
+    zero = _and(f"{n} = 0" for n in names[:at])
+    return isl.UnionSet(f"{{ [{', '.join(names)}] : {zero} and {names[at]} != 0 }}")
+
+
+def _and(conditions: Iterable[str]) -> str:
+    return "(" + " and ".join(conditions) + ")"

@@ -1,0 +1,138 @@
+"""A program as integer sets and maps: domains, accesses, the order of the text, dependences.
+
+All set work is isl's. Objects of islpy belong to one process and are not pickled: what goes between
+processes is text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property, lru_cache
+
+import islpy as isl
+
+from costmodel.ir import Access, Binary, Computation, Load, Program, Statement, loads, operands
+from costmodel.ir import Expr
+
+REDUCTION_OPS = ("+", "*", "min", "max")
+
+
+def space_text(statement: Statement) -> str:
+    """`S0[i, j]`: an instance of the statement, by its iterators."""
+    return f"{statement.name}[{', '.join(statement.iterators)}]"
+
+
+def domain_text(statement: Statement) -> str:
+    """`S0[i, j] : 0 <= i < 20 and ...`: the instances that run."""
+    limits = [f"{loop.lower} <= {loop.name} < {loop.upper}" for loop in statement.loops]
+    limits += [str(guard).replace("==", "=") for guard in statement.computation.guards]
+    return f"{space_text(statement)} : {' and '.join(limits) or 'true'}"
+
+
+def access_text(statement: Statement, access: Access) -> str:
+    """`S0[i, j] -> A[i + 1, j]`."""
+    return f"{space_text(statement)} -> {access.array}[{', '.join(map(str, access.index))}]"
+
+
+class Polyhedral:
+    """The sets and maps of one program, each made when first asked for."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    @cached_property
+    def domains(self) -> isl.UnionSet:
+        """Every instance of every statement that runs."""
+        return isl.UnionSet(_union(map(domain_text, self.program.statements)))
+
+    def _accesses(self, pairs: Iterable[tuple[Statement, Access]]) -> isl.UnionMap:
+        text = _union(access_text(statement, access) for statement, access in pairs)
+        return isl.UnionMap(text).intersect_domain(self.domains)
+
+    @cached_property
+    def reads(self) -> isl.UnionMap:
+        """From instances to the cells they load."""
+        return self._accesses((s, a) for s in self.program.statements for a in s.reads)
+
+    @cached_property
+    def writes(self) -> isl.UnionMap:
+        """From instances to the cell they store to."""
+        return self._accesses((s, s.write) for s in self.program.statements)
+
+    @cached_property
+    def depth(self) -> int:
+        """Loops around the deepest statement."""
+        return max((len(s.loops) for s in self.program.statements), default=0)
+
+    @cached_property
+    def original(self) -> isl.UnionMap:
+        """The order of the text, as instances' places in time: 2 * depth + 1 numbers each."""
+        return isl.UnionMap(
+            _union(
+                f"{space_text(s)} -> [{', '.join(times(s.position, s.iterators, self.depth))}]"
+                for s in self.program.statements
+            )
+        ).intersect_domain(self.domains)
+
+    @cached_property
+    def dependences(self) -> isl.UnionMap:
+        """Pairs (first, second) on one cell, one of them a store, in the order of the text.
+
+        Memory-based: exact for programs whose subscripts, bounds and guards are affine.
+        """
+        return self._ordered(self.reads, self.writes)
+
+    @cached_property
+    def strict_dependences(self) -> isl.UnionMap:
+        """The dependences less those that only re-associate a reduction."""
+        relaxed = self.dependences
+        for statement in self.program.statements:
+            if reduction_op(statement) is not None:
+                relaxed = relaxed.subtract(self._carried_by(statement))
+        return relaxed
+
+    def _carried_by(self, statement: Statement) -> isl.UnionMap:
+        """Pairs of two instances of a reduction through the cell that both update."""
+        update = self._accesses([(statement, statement.write)])
+        return self._ordered(update, update)
+
+    def _ordered(self, reads: isl.UnionMap, writes: isl.UnionMap) -> isl.UnionMap:
+        to_writers = writes.reverse()
+        pairs = reads.apply_range(to_writers).union(writes.apply_range(reads.reverse()))
+        pairs = pairs.union(writes.apply_range(to_writers))
+        return pairs.intersect(self.original.lex_lt_union_map(self.original)).coalesce()
+
+
+@lru_cache(maxsize=64)
+def polyhedral(program: Program) -> Polyhedral:
+    """The sets and maps of a program; the same object for the same program."""
+    return Polyhedral(program)
+
+
+def times(order: Iterable[int], dims: Iterable[object], depth: int) -> list[str]:
+    """Constants and loops in turn, filled up with zeros to 2 * depth + 1.
+
+    One length for all: isl passes over pairs from spaces of different length without a word.
+    """
+    text = [str(part) for pair in zip(order, [*dims, None], strict=True) for part in pair][:-1]
+    return text + ["0"] * (2 * depth + 1 - len(text))
+
+
+def reduction_op(statement: Statement) -> str | None:
+    """The operation of X[f] = X[f] op e that may be re-associated; None if it is no reduction.
+
+    e, guards and bounds must not read X (bounds and guards are affine, so they never do), and
+    X[f] must stand once: `A[i] += A[i-1]` is a recurrence.
+    """
+    expr = statement.computation.expr
+    if not isinstance(expr, Binary) or expr.op not in REDUCTION_OPS:
+        return None
+    own = Load(statement.write)
+    other = expr.right if expr.left == own else expr.left if expr.right == own else None
+    if other is None or any(to.array == statement.write.array for to in loads(other)):
+        return None
+    return expr.op
+
+
+def _union(parts: Iterable[str]) -> str:
+    return "{ " + "; ".join(parts) + " }"

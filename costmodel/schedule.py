@@ -1,0 +1,93 @@
+"""Schedules: a list of steps as a value with a text, and their application to a program."""
+
+from __future__ import annotations
+
+import attrs
+
+from costmodel import legality
+from costmodel.errors import IllegalSchedule, ScheduleError
+from costmodel.ir import Program
+from costmodel.nest import Nest
+from costmodel.poly import Polyhedral, polyhedral
+from costmodel.steps import Step, parse_step
+
+
+@attrs.frozen
+class Schedule:
+    """Transformations in the order they are taken; () leaves the program as it is."""
+
+    steps: tuple[Step, ...] = ()
+
+    @staticmethod
+    def parse(text: str) -> Schedule:
+        """The schedule `str` wrote: `fuse(S0, S1, 1); tile(S0, 0, 32, 32)`; "" has no step.
+
+        A text that begins with the hash of a program is that program's; see `for_program`.
+        """
+        return Schedule(tuple(parse_step(part) for part in text.split(";") if part.strip()))
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.steps))
+
+    def then(self, *steps: Step) -> Schedule:
+        return Schedule((*self.steps, *steps))
+
+
+@attrs.frozen
+class ScheduledProgram:
+    """A program with the legal nest that a schedule makes of it."""
+
+    program: Program
+    schedule: Schedule
+    nest: Nest
+
+
+def apply(
+    program: Program, schedule: Schedule | str = "", *, reassociate: bool | None = None
+) -> ScheduledProgram:
+    """Take the steps and prove that the result computes the same.
+
+    reassociate: whether reductions may be summed in another order; by default only where that is
+                 exact, so where all data are integers
+
+    Raises ScheduleError for a step that does not fit the program, and IllegalSchedule, naming the
+    step and one pair of instances in the wrong order, for a schedule that changes the result.
+    """
+    if isinstance(schedule, str):
+        schedule = Schedule.parse(schedule)
+    if reassociate is None:
+        reassociate = all(array.dtype == "int32" for array in program.arrays)
+    nests = [Nest.of(program)]
+    for step in schedule.steps:
+        try:
+            nests.append(step.apply(nests[-1]))
+        except ScheduleError as problem:
+            if str(step) in str(problem):
+                raise
+            raise ScheduleError(f"{step}: {problem}") from None
+    poly = polyhedral(program)
+    if not legality.is_legal(poly, nests[-1], reassociate):
+        steps = zip(schedule.steps, nests[1:], strict=True)
+        at = next(s for s, nest in steps if not legality.is_legal(poly, nest, reassociate))
+        raise IllegalSchedule(f"{at}: {legality.violation(poly, nests[-1], reassociate)}")
+    _check_loops(poly, nests[-1], schedule)
+    return ScheduledProgram(program, schedule, nests[-1])
+
+
+def _check_loops(poly: Polyhedral, nest: Nest, schedule: Schedule) -> None:
+    """Loops marked parallel or vector must be so in the nest as it came out."""
+    seen: set[tuple[int, ...]] = set()
+    for placed in nest.placed:
+        for level, dim in enumerate(placed.dims):
+            loop = placed.order[: level + 1]
+            if loop in seen:
+                continue
+            seen.add(loop)
+            for wanted, word, why_not in (
+                (dim.is_parallel, "parallel", legality.why_not_parallel),
+                (dim.is_vector, "vectorize", legality.why_not_vector),
+            ):
+                reason = why_not(poly, nest, placed.name, level) if wanted else None
+                if reason is not None:
+                    step = next((s for s in schedule.steps[::-1] if s.word == word), word)
+                    raise IllegalSchedule(f"{step}: loop {level} around {placed.name} {reason}")
