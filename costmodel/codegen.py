@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import islpy as isl
 
@@ -12,49 +12,78 @@ from costmodel.affine import Affine
 from costmodel.ir import Program, moved, substitute
 from costmodel.nest import Nest, Placed
 from costmodel.poly import polyhedral
+from costmodel.register_tile import RegisterTile
 from costmodel.schedule import ScheduledProgram
-from costmodel.schedule_tree import schedule_tree
+from costmodel.schedule_tree import Leaf, schedule_tree
 
 
-
-def c_function(scheduled: ScheduledProgram, name: str) -> str:
+def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = 32) -> str:
     """The program as one C function `void name(arrays...)`; see c_text.signature and PRELUDE.
 
     Loops at level l count in c<l>; pragmas stand on the loops the schedule marked.
+
+    vector_bytes: of a register, for statements with register tiles
     """
     program, nest = scheduled.program, scheduled.nest
-    tree = schedule_tree(nest, polyhedral(program).domains)
+    writer = _Writer(program, nest, vector_bytes)
+    domains, leaves = polyhedral(program).domains, []
+    for placed in nest.placed:
+        tile = writer.tiles.get(placed.name)
+        if tile is None:
+            leaves.append(Leaf.of(placed))
+        else:
+            domains = domains.subtract(isl.UnionSet.from_set(tile.domain)).union(tile.domains())
+            leaves.extend(tile.leaves())
     build = isl.AstBuild.from_context(isl.Set("{ : }"))
-    writer = _Writer(program, nest)
-    lines = writer.lines(build.node_from_schedule(tree), 0)
-    body = "\n".join(f"  {line}" for line in lines)
-    return f"{c_text.signature(program, name)} {{\n{body}\n}}\n"
+    lines = writer.scope(build.node_from_schedule(schedule_tree(leaves, domains)), 0)
+    types = "".join(
+        f"{text}\n" for text in dict.fromkeys(t.typedef() for t in writer.tiles.values())
+    )
+    body = "".join(f"  {line}\n" for line in lines)
+    return f"{types}{c_text.signature(program, name)} {{\n{body}}}\n"
 
 
 class _Writer:
-    def __init__(self, program: Program, nest: Nest) -> None:
+    def __init__(self, program: Program, nest: Nest, vector_bytes: int) -> None:
         self._program = program
         self._placed = {p.name: p for p in nest.placed}
+        self.tiles = {
+            p.name: RegisterTile(program, p, vector_bytes)
+            for p in nest.placed
+            if p.dims and p.dims[-1].register
+        }
+        self._needed: dict[str, int] = {}  # declarations, with the loops they lie in
 
-    def lines(self, node: isl.AstNode, level: int) -> list[str]:
-        """C text of a node inside `level` loops."""
-        kind = node.get_type()
-        if kind == isl.ast_node_type.for_:
-            return self._loop(node, level)
-        if kind == isl.ast_node_type.if_:
-            return self._branch(node, level)
-        if kind == isl.ast_node_type.block:
-            children = node.block_get_children()
-            nodes = (children.get_at(at) for at in range(children.n_ast_node()))
-            return [line for child in nodes for line in self.lines(child, level)]
-        if kind == isl.ast_node_type.user:
-            return [self._statement(node.user_get_expr())]
-        raise AssertionError(f"isl made a node of kind {kind}")
+    def scope(self, node: isl.AstNode, level: int) -> list[str]:
+        """C text of a node with the registers and buffers that live inside `level` loops."""
+        outside, self._needed = self._needed, {}
+        lines = self.lines(node)
+        here = [text for text, depth in self._needed.items() if depth >= level]
+        rest = {text: depth for text, depth in self._needed.items() if depth < level}
+        self._needed = {**outside, **rest}
+        return [*here, *lines]
 
-    def _loop(self, node: isl.AstNode, level: int) -> list[str]:
+    def lines(self, node: isl.AstNode) -> list[str]:
+        """C text of a node."""
+        match _kind(node.get_type()):
+            case "for_":
+                return self._loop(node)
+            case "if_":
+                return self._branch(node)
+            case "block":
+                children = node.block_get_children()
+                nodes = (children.get_at(at) for at in range(children.n_ast_node()))
+                return [line for child in nodes for line in self.lines(child)]
+            case "user":
+                return self._call(node.user_get_expr())
+            case kind:
+                raise AssertionError(f"isl made a node of kind {kind}")
+
+    def _loop(self, node: isl.AstNode) -> list[str]:
         iterator = node.for_get_iterator().to_C_str()
         start = node.for_get_init().to_C_str()
-        body = self.lines(node.for_get_body(), level + 1)
+        level = int(iterator[1:])  # isl leaves out loops of one iteration, but counts them
+        body = self.scope(node.for_get_body(), level + 1)
         inside = [f"  {line}" for line in body]
         if node.for_is_degenerate():
             return ["{", f"  const int {iterator} = {start};", *inside, "}"]
@@ -62,12 +91,12 @@ class _Writer:
         head = f"for (int {iterator} = {start}; {condition}; {iterator} += {step}) {{"
         return [*self._pragmas(body, level), head, *inside, "}"]
 
-    def _branch(self, node: isl.AstNode, level: int) -> list[str]:
+    def _branch(self, node: isl.AstNode) -> list[str]:
         lines = [f"if ({node.if_get_cond().to_C_str()}) {{"]
-        lines += [f"  {line}" for line in self.lines(node.if_get_then_node(), level)]
+        lines += [f"  {line}" for line in self.lines(node.if_get_then_node())]
         if node.if_has_else_node():
             lines.append("} else {")
-            lines += [f"  {line}" for line in self.lines(node.if_get_else_node(), level)]
+            lines += [f"  {line}" for line in self.lines(node.if_get_else_node())]
         return [*lines, "}"]
 
     def _pragmas(self, body: list[str], level: int) -> Iterator[str]:
@@ -85,34 +114,44 @@ class _Writer:
         names = {match[1] for line in body if (match := re.search(r"/\* (\w+) \*/", line))}
         return [self._placed[name] for name in names]
 
-    def _statement(self, call: isl.AstExpr) -> str:
-        """The assignment, its iterators replaced by what isl passes for them."""
+    def _call(self, call: isl.AstExpr) -> list[str]:
+        """The statement isl calls, its iterators replaced by what isl passes for them."""
         name = call.get_op_arg(0).to_C_str()
+        passed = [affine(call.get_op_arg(at)) for at in range(1, call.get_op_n_arg())]
+        if name not in self._placed:
+            base, _, word = name.rpartition("_")
+            self._needed.update(self.tiles[base].declarations())
+            lines = self.tiles[base].lines(word, passed)
+            return [*lines[:-1], f"{lines[-1]} /* {base} */"]
         statement = self._placed[name].statement
-        passed = (affine(call.get_op_arg(at)) for at in range(1, call.get_op_n_arg()))
         values = dict(zip(statement.iterators, passed, strict=True))
         write = moved(statement.write, values)
         value = substitute(statement.computation.expr, values)
         text = c_text.expression(value, self._program, write.array, c_text.access)
-        return f"{c_text.access(write)} = {text}; /* {name} */"
+        return [f"{c_text.access(write)} = {text}; /* {name} */"]
 
 
 def affine(expr: isl.AstExpr) -> Affine:
     """A linear expression of isl's as ours."""
-    kind = expr.get_type()
-    if kind == isl.ast_expr_type.id:
-        return Affine.of(expr.to_C_str())
-    if kind == isl.ast_expr_type.int:
-        return Affine((), expr.get_val().to_python())
-    op = expr.get_op_type()
+    match _kind(expr.get_type()):
+        case "id":
+            return Affine.of(expr.to_C_str())
+        case "int":
+            return Affine((), expr.get_val().to_python())
     parts = [affine(expr.get_op_arg(at)) for at in range(expr.get_op_n_arg())]
-    if op == isl.ast_expr_op_type.minus:
-        return parts[0] * -1
-    if op == isl.ast_expr_op_type.add:
-        return parts[0] + parts[1]
-    if op == isl.ast_expr_op_type.sub:
-        return parts[0] - parts[1]
-    if op == isl.ast_expr_op_type.mul:
-        factor, other = parts if not parts[0].terms else parts[::-1]
-        return other * factor.const
+    match _kind(expr.get_op_type()):
+        case "minus":
+            return parts[0] * -1
+        case "add":
+            return parts[0] + parts[1]
+        case "sub":
+            return parts[0] - parts[1]
+        case "mul":
+            factor, other = parts if not parts[0].terms else parts[::-1]
+            return other * factor.const
     raise AssertionError(f"{expr.to_C_str()} is not linear")
+
+
+def _kind(member: object) -> str:
+    """The name of a member of one of islpy's enumerations, which its stubs take for numbers."""
+    return str(member).rpartition(".")[2]

@@ -1,20 +1,21 @@
 """One test for every transformation: no dependence may run backwards, or stand still, in time.
 
 A schedule gives each instance a place in time, a vector compared in lexical order. It computes the
-same if every dependence goes from an earlier place to a later one (the classical condition; Feautrier
-1992). All transformations and combinations of them are covered, since only the final places count.
+same if every dependence goes from an earlier place to a later one (the classical condition;
+Feautrier 1992). All transformations and combinations of them are covered, since only the final
+places count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import islpy as isl
+import numpy as np
 
-from costmodel.affine import Affine
 from costmodel.errors import ScheduleError
-from costmodel.ir import Access
+from costmodel.ir import Access, Program
 from costmodel.nest import Nest, Placed
 from costmodel.poly import Polyhedral, space_text, times
 
@@ -55,9 +56,7 @@ def violation(poly: Polyhedral, nest: Nest, reassociate: bool) -> str:
     sample = wrong.sample()
     source, sink = sample.domain().sample_point(), sample.range().sample_point()
     before, after = _point_text(source), _point_text(sink)
-    return (
-        f"{before} must run before {after} ({_kind(poly, source, sink)}), and would run after it"
-    )
+    return f"{before} must run before {after} ({_kind(poly, source, sink)}), and would run after it"
 
 
 def _kind(poly: Polyhedral, source: isl.Point, sink: isl.Point) -> str:
@@ -107,40 +106,39 @@ def why_not_vector(poly: Polyhedral, nest: Nest, name: str, level: int) -> str |
     if reason is not None:
         return reason
     for placed in nest.loop(name, level):
-        if placed.dims[-1].divisor != 1:
+        if placed.dims[level].divisor != 1:
             return "counts tiles"
+        moves = direction(placed, level)
         for access in (placed.statement.write, *placed.statement.reads):
-            stride = innermost_stride(poly, placed, access)
+            stride = stride_along(poly.program, access, moves)
             if abs(stride) > 1:
                 return f"moves {access} by {stride} elements, where vectors need 0 or 1"
-        if innermost_stride(poly, placed, placed.statement.write) == 0:
-            return f"writes {placed.statement.write} in each of its iterations"
     return None
 
 
-def innermost_stride(poly: Polyhedral, placed: Placed, access: Access) -> int:
-    """Elements by which an access moves when the innermost loop goes on by one."""
-    direction = innermost_direction(placed)
-    shape = poly.program.array(access.array).shape
+def stride_along(program: Program, access: Access, moves: Mapping[str, int]) -> int:
+    """Elements by which an access moves when the iterators move so."""
     stride, total = 1, 0
-    for extent, index in zip(reversed(shape), reversed(access.index), strict=True):
-        total += stride * sum(factor * direction.get(it, 0) for it, factor in index.terms)
+    for extent, index in zip(
+        reversed(program.array(access.array).shape), reversed(access.index), strict=True
+    ):
+        total += stride * sum(factor * moves.get(it, 0) for it, factor in index.terms)
         stride *= extent
     return total
 
 
-def innermost_direction(placed: Placed) -> dict[str, int]:
-    """By how much each iterator of the statement changes when the innermost loop goes on by one.
+def direction(placed: Placed, level: int) -> dict[str, int]:
+    """By how much each iterator of the statement changes when one loop goes on by one.
 
-    The loops that count single iterations determine the iterators; those over tiles follow.
+    level: of a loop that counts single iterations; these loops determine the iterators, those over
+           tiles follow
     """
-    import numpy as np
-
     iterators = placed.statement.iterators
-    rows = [d.expression for d in placed.dims if d.divisor == 1]
+    whole = [at for at, dim in enumerate(placed.dims) if dim.divisor == 1]
+    rows = [placed.dims[at].expression for at in whole]
     matrix = np.array([[row.factor(it) for it in iterators] for row in rows], dtype=float)
     wanted = np.zeros(len(rows))
-    wanted[-1] = 1
+    wanted[whole.index(level)] = 1
     moves = np.linalg.solve(matrix, wanted)
     return {it: round(float(move)) for it, move in zip(iterators, moves, strict=True)}
 
@@ -172,7 +170,9 @@ def _names(depth: int) -> list[str]:
 def _not_forward(depth: int) -> isl.UnionSet:
     """Differences that are zero or whose first entry other than zero is negative."""
     names = _names(depth)
-    cases = [_and([*(f"{n} = 0" for n in names[:at]), f"{names[at]} < 0"]) for at in range(len(names))]
+    cases = [
+        _and([*(f"{n} = 0" for n in names[:at]), f"{names[at]} < 0"]) for at in range(len(names))
+    ]
     cases.append(_and(f"{n} = 0" for n in names))
     return isl.UnionSet(f"{{ [{', '.join(names)}] : {' or '.join(cases)} }}")
 

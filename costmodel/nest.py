@@ -16,7 +16,7 @@ class Dim:
     """A loop around one statement: it counts floor(expression / divisor).
 
     unroll:   copies of the body, 0 for none
-    register: the loop runs inside one block of registers and is unrolled whole
+    register: iterations unrolled whole, in one block of registers; 0 for an ordinary loop
     """
 
     expression: Affine
@@ -24,7 +24,7 @@ class Dim:
     unroll: int = 0
     is_parallel: bool = False
     is_vector: bool = False
-    is_register: bool = False
+    register: int = 0
 
     def __str__(self) -> str:
         """isl's text of the count."""
@@ -39,11 +39,14 @@ class Placed:
 
     order: one number before each loop and one before the statement itself, len(dims) + 1; two
            statements share loop l if their numbers agree up to and with order[l]
+    packs: arrays copied to a contiguous buffer, each with the number of loops around the copy;
+           only for a statement with register loops
     """
 
     statement: Statement
     dims: tuple[Dim, ...]
     order: tuple[int, ...]
+    packs: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -95,9 +98,7 @@ class Nest:
             )
         return inner
 
-    def change(
-        self, members: Iterable[Placed], change: Callable[[Placed], Placed]
-    ) -> Nest:
+    def change(self, members: Iterable[Placed], change: Callable[[Placed], Placed]) -> Nest:
         """The nest with these statements placed anew."""
         chosen = {placed.name for placed in members}
         return Nest(tuple(change(p) if p.name in chosen else p for p in self.placed))
@@ -128,8 +129,7 @@ class Nest:
                 attrs.evolve(
                     p,
                     order=tuple(
-                        ranks[p.order[:level]].index(number)
-                        for level, number in enumerate(p.order)
+                        ranks[p.order[:level]].index(number) for level, number in enumerate(p.order)
                     ),
                 )
                 for p in self.placed

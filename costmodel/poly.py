@@ -6,13 +6,19 @@ processes is text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 
 import islpy as isl
 
-from costmodel.ir import Access, Binary, Computation, Load, Program, Statement, loads, operands
-from costmodel.ir import Expr
+from costmodel.ir import (
+    Access,
+    Binary,
+    Load,
+    Program,
+    Statement,
+    loads,
+)
 
 REDUCTION_OPS = ("+", "*", "min", "max")
 

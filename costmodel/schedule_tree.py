@@ -8,56 +8,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 import islpy as isl
 
-from costmodel.nest import Dim, Nest, Placed
+from costmodel.nest import Placed
 from costmodel.poly import space_text
 
-
-def schedule_tree(nest: Nest, domains: isl.UnionSet) -> isl.Schedule:
-    """The tree; loop l of a statement is the l-th band member on the way to it."""
-    child = _node(nest.placed, 0)
-    text = f', child: {child}' if child else ""
-    return isl.Schedule(f'{{ domain: "{domains}"{text} }}')
+Order = tuple[tuple[int, int], ...]
 
 
-def _node(members: Sequence[Placed], level: int) -> str:
-    """The tree of statements whose loops before this level are in common; "" for none."""
-    groups: dict[int, list[Placed]] = {}
-    for p in sorted(members, key=lambda p: p.order[level]):
-        groups.setdefault(p.order[level], []).append(p)
-    if len(groups) > 1:
-        parts = [_filter(group, _group(group, level)) for group in groups.values()]
-        return f"{{ sequence: [ {', '.join(parts)} ] }}"
-    return _group(members, level)
+@attrs.frozen
+class Leaf:
+    """One kind of call in the code to make.
+
+    space: isl's text of its tuple, `S0[i, j]`
+    dims:  loops around it, as isl's text in the variables of the tuple
+    order: as in Placed; a pair a number, the second one parts what was one statement
+    """
+
+    space: str
+    dims: tuple[str, ...]
+    order: Order
+
+    @staticmethod
+    def of(placed: Placed) -> Leaf:
+        return Leaf(space_text(placed.statement), tuple(map(str, placed.dims)), pairs(placed.order))
 
 
-def _group(members: Sequence[Placed], level: int) -> str:
-    """The tree of statements that share the loop at this level, or of one statement alone."""
+def pairs(order: Sequence[int], part: int = 0) -> Order:
+    """The order with this part at its end."""
+    return (*((number, 0) for number in order[:-1]), (order[-1], part))
+
+
+def schedule_tree(leaves: Sequence[Leaf], domains: isl.UnionSet) -> isl.Schedule:
+    """The tree; loop l of a leaf is the l-th band member on the way to it."""
+    return isl.Schedule(f'{{ domain: "{domains}"{_child(_node(leaves, 0))} }}')
+
+
+def _node(leaves: Sequence[Leaf], level: int) -> str:
+    """The tree of leaves whose loops before this level are in common; "" for none."""
+    groups: dict[tuple[int, int], list[Leaf]] = {}
+    for leaf in sorted(leaves, key=lambda leaf: leaf.order[level]):
+        groups.setdefault(leaf.order[level], []).append(leaf)
+    if len(groups) == 1:
+        return _group(leaves, level)
+    parts = (
+        f'{{ filter: "{{ {"; ".join(leaf.space for leaf in group)} }}"'
+        f"{_child(_group(group, level))} }}"
+        for group in groups.values()
+    )
+    return f"{{ sequence: [ {', '.join(parts)} ] }}"
+
+
+def _group(leaves: Sequence[Leaf], level: int) -> str:
+    """The tree of leaves that share the loop at this level, or of one leaf alone."""
     band: list[str] = []
-    while len(members[0].dims) > level:
-        dims = [p.dims[level] for p in members]
-        band.append(_loop(members, dims))
+    while len(leaves[0].dims) > level:
+        band.append("{ " + "; ".join(f"{x.space} -> [{x.dims[level]}]" for x in leaves) + " }")
         level += 1
-        if len({p.order[level] for p in members}) > 1:
+        if len({leaf.order[level] for leaf in leaves}) > 1:
             break
-    inside = ""
-    if len(members) > 1:
-        inside = _node(members, level)
+    inside = _node(leaves, level) if len(leaves) > 1 else ""
     if not band:
         return inside
-    child = f', child: {inside}' if inside else ""
-    return f'{{ schedule: "[{", ".join(band)}]"{child} }}'
+    return f'{{ schedule: "[{", ".join(band)}]"{_child(inside)} }}'
 
 
-def _loop(members: Sequence[Placed], dims: Sequence[Dim]) -> str:
-    parts = (
-        f"{space_text(p.statement)} -> [{dim}]" for p, dim in zip(members, dims, strict=True)
-    )
-    return "{ " + "; ".join(parts) + " }"
-
-
-def _filter(members: Sequence[Placed], child: str) -> str:
-    spaces = "; ".join(space_text(p.statement) for p in members)
-    text = f', child: {child}' if child else ""
-    return f'{{ filter: "{{ {spaces} }}"{text} }}'
+def _child(text: str) -> str:
+    return f", child: {text}" if text else ""

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import attrs
 
-from costmodel.affine import Affine
 from costmodel.errors import ScheduleError
 from costmodel.nest import Dim, Nest, Placed
 
@@ -36,7 +35,7 @@ class Step:
 
 @attrs.frozen
 class Fuse(Step):
-    """Give two statements their first `depth` loops in common, the second's body after the first's."""
+    """Give two statements their first `depth` loops in common, the body of the second last."""
 
     word = "fuse"
     first: str
@@ -56,7 +55,9 @@ class Fuse(Step):
                 continue
             end = 1 + max(p.order[level + 1] for p in nest.loop(self.first, level))
 
-            def move(p: Placed, at: int = level, to: int = first.order[level], by: int = end) -> Placed:
+            def move(
+                p: Placed, at: int = level, to: int = first.order[level], by: int = end
+            ) -> Placed:
                 order = (*p.order[:at], to, p.order[at + 1] + by, *p.order[at + 2 :])
                 return attrs.evolve(p, order=order)
 
@@ -80,7 +81,9 @@ class Unfuse(Step):
             raise ScheduleError(f"{self}: nothing stands before {self.statement} in that loop")
         prefix, number = at.order[: self.level], at.order[self.level]
         later = [
-            p for p in nest.placed if p.order[: self.level] == prefix and p.order[self.level] > number
+            p
+            for p in nest.placed
+            if p.order[: self.level] == prefix and p.order[self.level] > number
         ]
 
         def move(p: Placed) -> Placed:
@@ -129,7 +132,9 @@ class Tile(Step):
 
         def tile(p: Placed) -> Placed:
             points = p.dims[first : first + n]
-            tiles = tuple(_tile_dim(self, d, size) for d, size in zip(points, self.sizes, strict=True))
+            tiles = tuple(
+                _tile_dim(self, d, size) for d, size in zip(points, self.sizes, strict=True)
+            )
             order = (*p.order[: first + 1], *[0] * (2 * n - 1), *p.order[first + n :])
             dims = (*p.dims[:first], *tiles, *points, *p.dims[first + n :])
             return attrs.evolve(p, dims=dims, order=order)
@@ -197,7 +202,9 @@ class Skew(Step):
         def skew(p: Placed) -> Placed:
             outer = _whole(self, p.dims[self.outer])
             inner = _whole(self, p.dims[self.inner])
-            moved = attrs.evolve(inner, expression=inner.expression + outer.expression * self.factor)
+            moved = attrs.evolve(
+                inner, expression=inner.expression + outer.expression * self.factor
+            )
             return attrs.evolve(p, dims=(*p.dims[: self.inner], moved, *p.dims[self.inner + 1 :]))
 
         return nest.change(members, skew)
@@ -269,9 +276,38 @@ class RegisterTile(Step):
         for level, size in self.blocks:
             point = p.dims[level]
             dims[level] = _tile_dim(self, point, size)
-            points.append(attrs.evolve(point, is_register=True))
+            points.append(attrs.evolve(point, register=size))
         order = (*p.order[:-1], *[0] * len(points), p.order[-1])
         return nest.change(members, lambda q: attrs.evolve(q, dims=(*dims, *points), order=order))
+
+
+@attrs.frozen
+class Pack(Step):
+    """Copy what a register-tiled statement reads of an array to a buffer, inside `level` loops."""
+
+    word = "pack"
+    statement: str
+    array: str
+    level: int
+
+    def apply(self, nest: Nest) -> Nest:
+        placed = nest.find(self.statement)
+        loops = sum(1 for dim in placed.dims if not dim.register)
+        if loops == len(placed.dims):
+            raise ScheduleError(
+                f"{self}: only a statement with a register tile packs; make it first"
+            )
+        if not 0 <= self.level <= loops:
+            raise ScheduleError(f"{self}: the level must be from 0 to {loops}")
+        if len(nest.loop(self.statement, self.level)) > 1:
+            raise ScheduleError(f"{self}: other statements share that loop")
+        accesses = {a for a in placed.statement.reads if a.array == self.array}
+        if len(accesses) != 1 or self.array == placed.statement.write.array:
+            raise ScheduleError(
+                f"{self}: {self.statement} must read {self.array} at one place and not write it"
+            )
+        packs = (*placed.packs, (self.array, self.level))
+        return nest.change([placed], lambda p: attrs.evolve(p, packs=packs))
 
 
 def _tile_dim(step: Step, point: Dim, size: int) -> Dim:
@@ -290,7 +326,7 @@ STEPS: dict[str, type[Step]] = {
     kind.word: kind
     for kind in (
         Fuse, Unfuse, Interchange, Tile, Unroll, Parallel, Vectorize, Skew, Reverse, Shift,
-        RegisterTile,
+        RegisterTile, Pack,
     )
 }  # fmt: skip
 
@@ -306,21 +342,24 @@ def parse_step(text: str) -> Step:
             f"'{text.strip()}' is not a step: write one of {', '.join(STEPS)} with its arguments, "
             f"such as tile(S0, 1, 32, 32)"
         )
-    values = [_value(word.strip()) for word in match[2].split(",") if word.strip()]
+    words = [_value(word.strip()) for word in match[2].split(",") if word.strip()]
     fields = attrs.fields(kind)
-    if fields[-1].type == "tuple[int, ...]":
-        n = len(fields) - 1
-        values = [*values[:n], tuple(values[n:])] if len(values) > n else values
-    for field, value in zip(fields, values, strict=False):
-        wanted = str if field.type == "str" else int if field.type == "int" else tuple
-        if not isinstance(value, wanted) or (
-            wanted is tuple and not all(isinstance(part, int) for part in value)
-        ):
-            raise ScheduleError(f"'{text.strip()}': {field.name} must be {field.type}, got {value}")
+    values: list[int | str | tuple[int | str, ...]] = list(words)
+    if fields[-1].type == "tuple[int, ...]" and len(words) >= len(fields):
+        values = [*words[: len(fields) - 1], tuple(words[len(fields) - 1 :])]
     if len(values) != len(fields):
         names = ", ".join(field.name for field in fields)
         raise ScheduleError(f"'{text.strip()}': {kind.word} takes {names}")
+    for field, value in zip(fields, values, strict=True):
+        if not _is(value, str(field.type)):
+            raise ScheduleError(f"'{text.strip()}': {field.name} must be {field.type}, got {value}")
     return kind(*values)
+
+
+def _is(value: int | str | tuple[int | str, ...], wanted: str) -> bool:
+    if isinstance(value, tuple):
+        return all(isinstance(part, int) for part in value)
+    return isinstance(value, str if wanted == "str" else int)
 
 
 def _value(word: str) -> int | str:
