@@ -331,6 +331,8 @@ def renamed(program: Program) -> Program:
 
 
 def _lines(nodes: tuple[Loop | Computation, ...], indent: str) -> Iterator[str]:
+    if not nodes:
+        yield f"{indent}pass"
     for node in nodes:
         if isinstance(node, Loop):
             yield f"{indent}for {node.name} in range({node.lower}, {node.upper}):"

@@ -1,0 +1,65 @@
+"""Does every subscript stay inside its array? Asked of isl, for all iterations at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import islpy as isl
+
+from costmodel.errors import OutOfBounds
+from costmodel.ir import Access, Program, Statement
+
+
+def check(program: Program, places: Mapping[str, str] | None = None) -> None:
+    """Raise OutOfBounds naming the access and the first iteration in which it leaves its array.
+
+    places: text to put before the message, by the name of the statement
+    """
+    for statement in program.statements:
+        domain = instance_set(statement)
+        for access in (*statement.reads, statement.write):
+            shape = program.array(access.array).shape
+            for constraint, reason in _violations(access, shape):
+                outside = domain.intersect(_set(statement, [constraint]))
+                if not outside.is_empty():
+                    point = _first_point(outside, statement)
+                    before = f"{(places or {}).get(statement.name, statement.name)}: "
+                    raise OutOfBounds(
+                        f"{before}{access} leaves {access.array} of shape {shape} "
+                        f"at {point or 'its only iteration'}: {reason}"
+                    )
+
+
+def instance_set(statement: Statement) -> isl.Set:
+    """The iterations in which a statement runs."""
+    constraints = []
+    for loop in statement.loops:
+        constraints += [f"{loop.lower} <= {loop.name}", f"{loop.name} < {loop.upper}"]
+    constraints += map(_as_isl, map(str, statement.computation.guards))
+    return _set(statement, constraints)
+
+
+def _as_isl(condition: str) -> str:
+    return condition.replace("==", "=")
+
+
+def _set(statement: Statement, constraints: list[str]) -> isl.Set:
+    """`{ S0[i, j] : ... }` with iterators by position, as names may repeat words of isl."""
+    names = ", ".join(statement.iterators)
+    where = " and ".join(constraints) or "true"
+    return isl.Set(f"{{ {statement.name}[{names}] : {where} }}")
+
+
+def _violations(access: Access, shape: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    for place, (index, extent) in enumerate(zip(access.index, shape, strict=True)):
+        yield f"{index} < 0", f"subscript {place} is below 0"
+        yield f"{index} >= {extent}", f"subscript {place} is not below {extent}"
+
+
+def _first_point(outside: isl.Set, statement: Statement) -> str:
+    point = outside.lexmin().sample_point()
+    values = (
+        point.get_coordinate_val(isl.dim_type.set, place).to_python()
+        for place in range(len(statement.iterators))
+    )
+    return ", ".join(f"{n} = {v}" for n, v in zip(statement.iterators, values, strict=True))
