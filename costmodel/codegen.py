@@ -9,7 +9,7 @@ import islpy as isl
 
 from costmodel import c_text
 from costmodel.affine import Affine
-from costmodel.ir import Program, moved, substitute
+from costmodel.ir import Access, Program, moved, substitute
 from costmodel.nest import Nest, Placed
 from costmodel.poly import polyhedral
 from costmodel.register_tile import RegisterTile
@@ -46,9 +46,10 @@ def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = 32
 class _Writer:
     def __init__(self, program: Program, nest: Nest, vector_bytes: int) -> None:
         self._program = program
+        self._contractions = nest.contractions
         self._placed = {p.name: p for p in nest.placed}
         self.tiles = {
-            p.name: RegisterTile(program, p, vector_bytes)
+            p.name: RegisterTile(program, p, vector_bytes, self._cell)
             for p in nest.placed
             if p.dims and p.dims[-1].register
         }
@@ -127,8 +128,16 @@ class _Writer:
         values = dict(zip(statement.iterators, passed, strict=True))
         write = moved(statement.write, values)
         value = substitute(statement.computation.expr, values)
-        text = c_text.expression(value, self._program, write.array, c_text.access)
-        return [f"{c_text.access(write)} = {text}; /* {name} */"]
+        text = c_text.expression(value, self._program, write.array, self._cell)
+        return [f"{self._cell(write)} = {text}; /* {name} */"]
+
+    def _cell(self, access: Access) -> str:
+        """C text of where an access finds its cell."""
+        index = [str(i) for i in access.index]
+        for array, dimension, rows in self._contractions:
+            if array == access.array:
+                index[dimension] = f"({index[dimension]}) % {rows}"
+        return access.array + "".join(f"[{i}]" for i in index or ["0"])
 
 
 def affine(expr: isl.AstExpr) -> Affine:

@@ -8,14 +8,15 @@ places count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
+import attrs
 import islpy as isl
 import numpy as np
 
 from costmodel.errors import ScheduleError
-from costmodel.ir import Access, Program
+from costmodel.ir import Access, Program, Statement
 from costmodel.nest import Nest, Placed
 from costmodel.poly import Polyhedral, space_text, times
 
@@ -32,7 +33,9 @@ def time_map(nest: Nest) -> isl.UnionMap:
 
 def is_legal(poly: Polyhedral, nest: Nest, reassociate: bool) -> bool:
     """Whether the nest computes what the program does."""
-    return bool(_backward(poly, nest, reassociate).is_empty())
+    return bool(_backward(poly, nest, reassociate).is_empty()) and (
+        not nest.contractions or why_flow_differs(poly, nest) is None
+    )
 
 
 def check_places(poly: Polyhedral, nest: Nest) -> None:
@@ -52,7 +55,9 @@ def check_places(poly: Polyhedral, nest: Nest) -> None:
 def violation(poly: Polyhedral, nest: Nest, reassociate: bool) -> str:
     """One dependence that the nest turns round, in words; the nest must be illegal."""
     places = time_map(nest).intersect_domain(poly.domains)
-    wrong = _dependences(poly, reassociate).intersect(places.lex_ge_union_map(places))
+    wrong = _dependences(poly, nest, reassociate).intersect(places.lex_ge_union_map(places))
+    if wrong.is_empty():
+        return why_flow_differs(poly, nest) or "nothing is wrong"
     sample = wrong.sample()
     source, sink = sample.domain().sample_point(), sample.range().sample_point()
     before, after = _point_text(source), _point_text(sink)
@@ -86,7 +91,10 @@ def why_not_parallel(poly: Polyhedral, nest: Nest, name: str, level: int) -> str
     """
     members = nest.loop(name, level)
     own = isl.UnionSet("{ " + "; ".join(space_text(p.statement) for p in members) + " }")
-    inside = poly.dependences.intersect_domain(own).intersect_range(own)
+    pairs = poly.dependences
+    if nest.contractions:
+        pairs = _dependences(poly, nest, False).union(poly.conflicts(_contracted(poly, nest)))
+    inside = pairs.intersect_domain(own).intersect_range(own)
     steps = _steps_in_time(inside, nest)
     depth = max(len(p.dims) for p in nest.placed)
     carried = steps.intersect(_carried_at(level, depth))
@@ -143,14 +151,70 @@ def direction(placed: Placed, level: int) -> dict[str, int]:
     return {it: round(float(move)) for it, move in zip(iterators, moves, strict=True)}
 
 
-def _dependences(poly: Polyhedral, reassociate: bool) -> isl.UnionMap:
-    return poly.strict_dependences if reassociate else poly.dependences
+def why_flow_differs(poly: Polyhedral, nest: Nest) -> str | None:
+    """A reason why a read of a contracted array would find another value; None if none does.
+
+    Storage changes there, so the order of the old cells proves nothing: each read must find the
+    value of the same store as in the program as it is written.
+    """
+    contracted = {array for array, _, _ in nest.contractions}
+    places = time_map(nest).intersect_domain(poly.domains)
+    plain = attrs.evolve(nest, contractions=())
+    for statement in poly.program.statements:
+        for read in dict.fromkeys(statement.reads):
+            if read.array not in contracted:
+                continue
+            before = _last_stores(poly, plain, statement, read, poly.original)
+            if not before.is_equal(_last_stores(poly, nest, statement, read, places)):
+                return f"{statement.name} would find another value in {read}"
+    return None
+
+
+def _last_stores(
+    poly: Polyhedral, nest: Nest, reader: Statement, read: Access, places: isl.UnionMap
+) -> isl.UnionMap:
+    """Instances of stores to those of a read that see their values."""
+    sink = isl.UnionMap(f"{{ {stored_text(nest, reader, read)} }}").intersect_domain(poly.domains)
+    stores = "; ".join(
+        stored_text(nest, s, s.write)
+        for s in poly.program.statements
+        if s.write.array == read.array
+    )
+    source = isl.UnionMap(f"{{ {stores} }}").intersect_domain(poly.domains)
+    info = isl.UnionAccessInfo.from_sink(sink).set_must_source(source).set_schedule_map(places)
+    return info.compute_flow().get_must_dependence()
+
+
+def stored_text(nest: Nest, statement: Statement, access: Access) -> str:
+    """isl's text of where an access finds its cell, contractions taken into account."""
+    index = [str(i) for i in access.index]
+    for array, dimension, rows in nest.contractions:
+        if array == access.array:
+            index[dimension] = f"({index[dimension]}) mod {rows}"
+    return f"{space_text(statement)} -> {access.array}[{', '.join(index)}]"
+
+
+def _contracted(poly: Polyhedral, nest: Nest) -> Iterator[tuple[str, str]]:
+    """Accesses to contracted arrays, as poly.conflicts takes them."""
+    contracted = {array for array, _, _ in nest.contractions}
+    for statement in poly.program.statements:
+        accesses = [("read", read) for read in statement.reads] + [("write", statement.write)]
+        for kind, access in accesses:
+            if access.array in contracted:
+                yield kind, stored_text(nest, statement, access)
+
+
+def _dependences(poly: Polyhedral, nest: Nest, reassociate: bool) -> isl.UnionMap:
+    """Those on cells that lie where the program has them."""
+    contracted = frozenset(array for array, _, _ in nest.contractions)
+    return poly.constraints(reassociate=reassociate, without=contracted)
 
 
 def _backward(poly: Polyhedral, nest: Nest, reassociate: bool) -> isl.UnionSet:
     """The steps in time, of all dependences, that are not forward."""
     depth = max((len(p.dims) for p in nest.placed), default=0)
-    return _steps_in_time(_dependences(poly, reassociate), nest).intersect(_not_forward(depth))
+    steps = _steps_in_time(_dependences(poly, nest, reassociate), nest)
+    return steps.intersect(_not_forward(depth))
 
 
 def _steps_in_time(pairs: isl.UnionMap, nest: Nest) -> isl.UnionSet:

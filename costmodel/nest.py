@@ -55,9 +55,13 @@ class Placed:
 
 @attrs.frozen
 class Nest:
-    """Every statement of a program, placed."""
+    """Every statement of a program, placed.
+
+    contractions: (array, dimension, rows): row r of the array lies in row r mod rows
+    """
 
     placed: tuple[Placed, ...]
+    contractions: tuple[tuple[str, int, int], ...] = ()
 
     @staticmethod
     def of(program: Program) -> Nest:
@@ -101,7 +105,8 @@ class Nest:
     def change(self, members: Iterable[Placed], change: Callable[[Placed], Placed]) -> Nest:
         """The nest with these statements placed anew."""
         chosen = {placed.name for placed in members}
-        return Nest(tuple(change(p) if p.name in chosen else p for p in self.placed))
+        placed = tuple(change(p) if p.name in chosen else p for p in self.placed)
+        return attrs.evolve(self, placed=placed)
 
     def change_dim(
         self, members: Iterable[Placed], level: int, change: Callable[[Dim], Dim]
@@ -124,14 +129,13 @@ class Nest:
                     numbers.append(number)
         for numbers in ranks.values():
             numbers.sort()
-        return Nest(
-            tuple(
-                attrs.evolve(
-                    p,
-                    order=tuple(
-                        ranks[p.order[:level]].index(number) for level, number in enumerate(p.order)
-                    ),
-                )
-                for p in self.placed
+        placed = tuple(
+            attrs.evolve(
+                p,
+                order=tuple(
+                    ranks[p.order[:level]].index(number) for level, number in enumerate(p.order)
+                ),
             )
+            for p in self.placed
         )
+        return attrs.evolve(self, placed=placed)

@@ -45,6 +45,7 @@ class Polyhedral:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self._constraints: dict[tuple[bool, frozenset[str]], isl.UnionMap] = {}
 
     @cached_property
     def domains(self) -> isl.UnionSet:
@@ -86,27 +87,51 @@ class Polyhedral:
 
         Memory-based: exact for programs whose subscripts, bounds and guards are affine.
         """
-        return self._ordered(self.reads, self.writes)
+        return self.constraints(reassociate=False)
 
-    @cached_property
-    def strict_dependences(self) -> isl.UnionMap:
-        """The dependences less those that only re-associate a reduction."""
-        relaxed = self.dependences
-        for statement in self.program.statements:
-            if reduction_op(statement) is not None:
-                relaxed = relaxed.subtract(self._carried_by(statement))
-        return relaxed
+    def constraints(
+        self, *, reassociate: bool, without: frozenset[str] = frozenset()
+    ) -> isl.UnionMap:
+        """The dependences that a schedule must keep.
 
-    def _carried_by(self, statement: Statement) -> isl.UnionMap:
-        """Pairs of two instances of a reduction through the cell that both update."""
-        update = self._accesses([(statement, statement.write)])
-        return self._ordered(update, update)
+        reassociate: leave out those that only fix the order of a reduction
+        without:     arrays whose cells do not count
+        """
+        key = (reassociate, without)
+        if key not in self._constraints:
+            pairs = _conflicts(self._but(self.reads, without), self._but(self.writes, without))
+            pairs = pairs.intersect(self.original.lex_lt_union_map(self.original))
+            for statement in self.program.statements if reassociate else ():
+                if reduction_op(statement) is not None:
+                    update = self._accesses([(statement, statement.write)])
+                    pairs = pairs.subtract(_conflicts(update, update))
+            self._constraints[key] = pairs.coalesce()
+        return self._constraints[key]
 
-    def _ordered(self, reads: isl.UnionMap, writes: isl.UnionMap) -> isl.UnionMap:
-        to_writers = writes.reverse()
-        pairs = reads.apply_range(to_writers).union(writes.apply_range(reads.reverse()))
-        pairs = pairs.union(writes.apply_range(to_writers))
-        return pairs.intersect(self.original.lex_lt_union_map(self.original)).coalesce()
+    def _but(self, accesses: isl.UnionMap, without: frozenset[str]) -> isl.UnionMap:
+        for name in without:
+            n = len(self.program.array(name).shape)
+            cells = isl.UnionSet(f"{{ {name}[{', '.join(f'x{at}' for at in range(n))}] }}")
+            accesses = accesses.subtract_range(cells)
+        return accesses
+
+    def conflicts(self, access_texts: Iterable[tuple[str, str]]) -> isl.UnionMap:
+        """Pairs of instances, either first, on one cell of these ("read" | "write", text)."""
+        kinds: dict[str, list[str]] = {"read": [], "write": []}
+        for kind, text in access_texts:
+            kinds[kind].append(text)
+        maps = (
+            isl.UnionMap(_union(kinds[kind])).intersect_domain(self.domains)
+            for kind in ("read", "write")
+        )
+        return _conflicts(*maps)
+
+
+def _conflicts(reads: isl.UnionMap, writes: isl.UnionMap) -> isl.UnionMap:
+    """Pairs that touch one cell and do not both read it."""
+    to_writers = writes.reverse()
+    pairs = reads.apply_range(to_writers).union(writes.apply_range(reads.reverse()))
+    return pairs.union(writes.apply_range(to_writers))
 
 
 @lru_cache(maxsize=64)

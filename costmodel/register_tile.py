@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 import attrs
@@ -94,8 +94,15 @@ class Packed:
 class RegisterTile:
     """The calls and the C text of one statement with register loops."""
 
-    def __init__(self, program: Program, placed: Placed, vector_bytes: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        placed: Placed,
+        vector_bytes: int,
+        show: Callable[[Access], str] = c_text.access,
+    ) -> None:
         self._program = program
+        self._show = show
         self._placed = placed
         self._n = sum(1 for dim in placed.dims if dim.register)
         self._loops = placed.dims[: -self._n]
@@ -227,7 +234,7 @@ class RegisterTile:
         for offsets in self._offsets():
             held = self._held(offsets)
             values = self._iterators(passed, offsets)
-            cell = f"*({self._vector} *)&{c_text.access(moved(self._statement.write, values))}"
+            cell = f"*({self._vector} *)&{self._show(moved(self._statement.write, values))}"
             if word == "load":
                 lines[f"{held} = {cell};"] = None
             elif word == "store":
@@ -293,7 +300,7 @@ class RegisterTile:
                     return f"(-{text})", is_vector
                 case _:
                     written = self._statement.write.array
-                    return c_text.expression(e, self._program, written, c_text.access), False
+                    return c_text.expression(e, self._program, written, self._show), False
 
         return go(self._statement.computation.expr)
 
@@ -301,7 +308,7 @@ class RegisterTile:
         for pack in self.packs:
             if pack.array == access.array:
                 return pack.cell(access, passed)
-        return c_text.access(access)
+        return self._show(access)
 
     # --- buffers ---------------------------------------------------------------------------------
 

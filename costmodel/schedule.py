@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import attrs
 
 from costmodel import legality
 from costmodel.errors import IllegalSchedule, ScheduleError
+from costmodel.inline import inlined
 from costmodel.ir import Program
 from costmodel.nest import Nest
 from costmodel.poly import Polyhedral, polyhedral
-from costmodel.steps import Step, parse_step
+from costmodel.steps import Contract, Inline, Step, parse_step
 
 
 @attrs.frozen
@@ -35,8 +39,13 @@ class Schedule:
 
 @attrs.frozen
 class ScheduledProgram:
-    """A program with the legal nest that a schedule makes of it."""
+    """A program with the legal nest that a schedule makes of it.
 
+    source:  the program the schedule is for
+    program: the same after inlining
+    """
+
+    source: Program
     program: Program
     schedule: Schedule
     nest: Nest
@@ -57,21 +66,44 @@ def apply(
         schedule = Schedule.parse(schedule)
     if reassociate is None:
         reassociate = all(array.dtype == "int32" for array in program.arrays)
+    source, steps = program, list(schedule.steps)
+    while steps and isinstance(steps[0], Inline):
+        with _named(steps[0]):
+            program = inlined(program, steps[0].statement)
+        del steps[0]
     nests = [Nest.of(program)]
-    for step in schedule.steps:
-        try:
+    for step in steps:
+        with _named(step):
+            if isinstance(step, Contract):
+                _check_contraction(program, step)
             nests.append(step.apply(nests[-1]))
-        except ScheduleError as problem:
-            if str(step) in str(problem):
-                raise
-            raise ScheduleError(f"{step}: {problem}") from None
     poly = polyhedral(program)
     if not legality.is_legal(poly, nests[-1], reassociate):
-        steps = zip(schedule.steps, nests[1:], strict=True)
-        at = next(s for s, nest in steps if not legality.is_legal(poly, nest, reassociate))
+        taken = zip(steps, nests[1:], strict=True)
+        at = next(s for s, nest in taken if not legality.is_legal(poly, nest, reassociate))
         raise IllegalSchedule(f"{at}: {legality.violation(poly, nests[-1], reassociate)}")
     _check_loops(poly, nests[-1], schedule)
-    return ScheduledProgram(program, schedule, nests[-1])
+    return ScheduledProgram(source, program, schedule, nests[-1])
+
+
+@contextlib.contextmanager
+def _named(step: Step) -> Iterator[None]:
+    """Errors of a step begin with its text."""
+    try:
+        yield
+    except ScheduleError as problem:
+        if str(problem).startswith(str(step)):
+            raise
+        raise type(problem)(f"{step}: {problem}") from None
+
+
+def _check_contraction(program: Program, step: Contract) -> None:
+    array = next((a for a in program.arrays if a.name == step.array), None)
+    if array is None or array.role != "temp":
+        temps = ", ".join(a.name for a in program.arrays if a.role == "temp") or "none"
+        raise ScheduleError(f"only a temp can be contracted, and the program's are: {temps}")
+    if not 0 <= step.dimension < len(array.shape):
+        raise ScheduleError(f"{step.array} has dimensions 0 to {len(array.shape) - 1}")
 
 
 def _check_loops(poly: Polyhedral, nest: Nest, schedule: Schedule) -> None:

@@ -310,6 +310,39 @@ class Pack(Step):
         return nest.change([placed], lambda p: attrs.evolve(p, packs=packs))
 
 
+@attrs.frozen
+class Contract(Step):
+    """Keep `rows` rows of a temporary along one dimension: row r lies in row r mod rows."""
+
+    word = "contract"
+    array: str
+    dimension: int
+    rows: int
+
+    def apply(self, nest: Nest) -> Nest:
+        if self.rows < 1:
+            raise ScheduleError(f"{self}: at least one row must stay")
+        if any(array == self.array for array, _, _ in nest.contractions):
+            raise ScheduleError(f"{self}: {self.array} is contracted already")
+        contractions = (*nest.contractions, (self.array, self.dimension, self.rows))
+        return attrs.evolve(nest, contractions=contractions)
+
+
+@attrs.frozen
+class Inline(Step):
+    """Compute a statement's value at each place that reads it, and drop the statement.
+
+    It changes the program, so it stands before all steps that change the nest; statements are
+    numbered anew after it. See costmodel.inline.
+    """
+
+    word = "inline"
+    statement: str
+
+    def apply(self, nest: Nest) -> Nest:
+        raise ScheduleError(f"{self}: inline before any other step")
+
+
 def _tile_dim(step: Step, point: Dim, size: int) -> Dim:
     """The loop over tiles of a loop."""
     return Dim(_whole(step, point).expression, size)
@@ -326,7 +359,7 @@ STEPS: dict[str, type[Step]] = {
     kind.word: kind
     for kind in (
         Fuse, Unfuse, Interchange, Tile, Unroll, Parallel, Vectorize, Skew, Reverse, Shift,
-        RegisterTile, Pack,
+        RegisterTile, Pack, Contract, Inline,
     )
 }  # fmt: skip
 
