@@ -35,6 +35,10 @@ class CompileError(CostModelError):
     """The C compiler is missing or refused the source."""
 
 
+class MeasureError(CostModelError):
+    """Nothing could be measured: the baseline itself fails, or the measuring process cannot run."""
+
+
 class CheckpointMismatch(CostModelError):
     """A trained model belongs to another version of the features."""
 

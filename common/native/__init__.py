@@ -23,7 +23,15 @@ if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
 
 from common.cache_folder import cache_folder
 from common.native import openmp
-from common.native.build import Options, Recipe, build, build_many, build_source
+from common.native.build import (
+    Compiled,
+    Options,
+    Recipe,
+    build,
+    build_many,
+    build_source,
+    compile_many,
+)
 from common.native.cache import prune
 from common.native.call import NativeFunction
 from common.native.errors import CompilerNotFound, NativeBuildError
@@ -31,6 +39,7 @@ from common.native.library import Library, loaded_sources
 from common.native.prototype import Parameter, Prototype
 
 __all__ = [
+    "Compiled",
     "CompilerNotFound",
     "Library",
     "NativeBuildError",
@@ -43,6 +52,7 @@ __all__ = [
     "build_many",
     "build_source",
     "cache_folder",
+    "compile_many",
     "loaded_sources",
     "openmp",
     "prune",

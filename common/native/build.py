@@ -12,9 +12,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import attrs
 
@@ -25,6 +25,8 @@ from common.native.errors import NativeBuildError
 from common.native.library import Library
 from common.native.process import CompilerRun, TimedOut
 from common.native.target import Compiler, Language
+
+T = TypeVar("T")
 
 _ABI = "1"  # raised when entries of an older version of this layer must not be loaded
 _MAX_SOURCE_BYTES = 64 * 2**20
@@ -73,6 +75,17 @@ class Recipe:
                 raise ValueError(f"{path} must end in {', '.join(_LANGUAGES)}")
         if len({_LANGUAGES[path.suffix] for path in self.sources}) > 1:
             raise ValueError(f"{self.name}: build C and C++ sources as libraries of their own")
+
+
+@attrs.frozen
+class Compiled:
+    """A library in the cache that this process has not loaded.
+
+    seconds: time the compiler took, or None if it was found in the cache
+    """
+
+    path: Path
+    seconds: float | None
 
 
 class Options(TypedDict, total=False):
@@ -135,24 +148,53 @@ def build_many(
 
     jobs: compilers at a time; by default one for each core this process may use
     """
+    return _side_by_side(_build, recipes, jobs)
+
+
+def compile_many(
+    recipes: Iterable[Recipe], jobs: int | None = None
+) -> list[Compiled | NativeBuildError]:
+    """As `build_many`, but nothing is loaded here: for libraries that another process will run.
+
+    A loaded library stays for the life of a process, and code that may crash must not run in it.
+    """
+    return _side_by_side(_compile_only, recipes, jobs)
+
+
+def _side_by_side(
+    build_one: Callable[[Recipe], T], recipes: Iterable[Recipe], jobs: int | None
+) -> list[T | NativeBuildError]:
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     from concurrent.futures import ThreadPoolExecutor
 
+    def attempt(recipe: Recipe) -> T | NativeBuildError:
+        try:
+            return build_one(recipe)
+        except NativeBuildError as error:
+            return error
+
     with ThreadPoolExecutor(jobs or len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(_build_or_error, recipes))
+        return list(pool.map(attempt, recipes))
 
 
-def _build_or_error(recipe: Recipe) -> Library | NativeBuildError:
-    try:
-        return _build(recipe)
-    except NativeBuildError as error:
-        return error
+def _compile_only(recipe: Recipe) -> Compiled:
+    folder = cache_folder()
+    while True:
+        plan = _plan(recipe, _sources(recipe, folder))
+        found = _find_or_compile(recipe, plan, folder)
+        if found is not None:  # else a source was edited during the build
+            entry, seconds = found
+            return Compiled(entry.library, seconds)
+
+
+def _sources(recipe: Recipe, folder: Path) -> tuple[Path, ...]:
+    return recipe.sources if recipe.text is None else (_kept_text(recipe, folder),)
 
 
 def _build(recipe: Recipe) -> Library:
     folder = cache_folder()
-    sources = recipe.sources if recipe.text is None else (_kept_text(recipe, folder),)
+    sources = _sources(recipe, folder)
     while True:
         plan = _plan(recipe, sources)
         known = library.loaded(plan.key)

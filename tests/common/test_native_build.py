@@ -343,6 +343,18 @@ def test_an_edit_during_the_build_is_not_lost(
     assert answer(native.build("answer", [source])) == 45
 
 
+def test_compile_many_loads_nothing_and_goes_on_after_an_error() -> None:
+    fatal = "__attribute__((constructor)) static void end(void) { __builtin_trap(); }"
+    recipes = [native.Recipe(name="fatal", text=fatal), native.Recipe(name="bad", text="int f( {")]
+    good, bad = native.compile_many(recipes, jobs=2)
+    assert isinstance(good, native.Compiled)
+    assert good.path.exists()
+    assert good.seconds is not None
+    assert isinstance(bad, native.NativeBuildError)
+    again = native.compile_many(recipes[:1])
+    assert again == [native.Compiled(good.path, None)]
+
+
 def test_build_many_goes_on_after_an_error() -> None:
     texts = [f"EXPORT int answer(void) {{ return {n}; }}\n" for n in (7, 8, 9)]
     recipes = [native.Recipe(name="answer", text=text) for text in texts]
