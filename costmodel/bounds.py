@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 import islpy as isl
 
@@ -10,12 +10,12 @@ from costmodel.errors import OutOfBounds
 from costmodel.ir import Access, Program, Statement
 
 
-def check(program: Program, places: Mapping[str, str] | None = None) -> None:
+def check(program: Program, places: Sequence[object] | None = None) -> None:
     """Raise OutOfBounds naming the access and the first iteration in which it leaves its array.
 
-    places: text to put before the message, by the name of the statement
+    places: where each statement stands, to begin the message with; its name by default
     """
-    for statement in program.statements:
+    for number, statement in enumerate(program.statements):
         domain = instance_set(statement)
         for access in (*statement.reads, statement.write):
             shape = program.array(access.array).shape
@@ -23,9 +23,9 @@ def check(program: Program, places: Mapping[str, str] | None = None) -> None:
                 outside = domain.intersect(_set(statement, [constraint]))
                 if not outside.is_empty():
                     point = _first_point(outside, statement)
-                    before = f"{(places or {}).get(statement.name, statement.name)}: "
+                    before = places[number] if places else statement.name
                     raise OutOfBounds(
-                        f"{before}{access} leaves {access.array} of shape {shape} "
+                        f"{before}: {access} leaves {access.array} of shape {shape} "
                         f"at {point or 'its only iteration'}: {reason}"
                     )
 
@@ -39,12 +39,19 @@ def instance_set(statement: Statement) -> isl.Set:
     return _set(statement, constraints)
 
 
+def access_map(statement: Statement, access: Access) -> isl.Map:
+    """From the iterations of a statement to the cells one of its accesses touches."""
+    index = ", ".join(map(str, access.index))
+    text = f"{{ {statement.name}[{', '.join(statement.iterators)}] -> {access.array}[{index}] }}"
+    return isl.Map(text).intersect_domain(instance_set(statement))
+
+
 def _as_isl(condition: str) -> str:
     return condition.replace("==", "=")
 
 
 def _set(statement: Statement, constraints: list[str]) -> isl.Set:
-    """`{ S0[i, j] : ... }` with iterators by position, as names may repeat words of isl."""
+    """`{ S0[i, j] : constraints }`"""
     names = ", ".join(statement.iterators)
     where = " and ".join(constraints) or "true"
     return isl.Set(f"{{ {statement.name}[{names}] : {where} }}")

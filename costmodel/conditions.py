@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 from costmodel.affine import Affine
@@ -81,7 +82,17 @@ def _tidied(case: tuple[Condition, ...]) -> tuple[Condition, ...] | None:
         )
         if not implied and condition not in kept:
             kept.append(condition)
-    return tuple(kept)
+    return tuple(_as_equalities(kept))
+
+
+def _as_equalities(case: list[Condition]) -> Iterator[Condition]:
+    """e >= 0 and -e >= 0 become e == 0."""
+    for place, condition in enumerate(case):
+        mirrored = Condition(condition.expression * -1)
+        if condition.is_equality or mirrored not in case:
+            yield condition
+        elif case.index(mirrored) > place:
+            yield Condition(condition.expression, is_equality=True)
 
 
 def _fails(case: tuple[Condition, ...]) -> Cases:

@@ -1,8 +1,9 @@
 """The meaning of a program: run in the order of its text, one operation after the other.
 
-Slow and plain, the reference for everything that rearranges or compiles programs. Arithmetic is
-that of C: int32 wraps around, ints divide towards zero, every float32 operation is rounded to
-float32, mixed operands become the wider type, and functions are those of the C library.
+The reference for everything that rearranges or compiles programs. Arithmetic is that of C: int32
+wraps around, ints divide towards zero, every float32 operation is rounded to float32, mixed
+operands become the wider type, and functions are those of the C library. A program becomes Python
+text over flat lists, in which every operation is one call or operator.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
-import operator
+import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,25 +36,7 @@ from costmodel.ir import (
     Select,
 )
 
-Value = Any  # an int (int32), numpy.float32 or numpy.float64
-Point = dict[str, int]
-Evaluate = Callable[[Point], Value]
-
 _WIDTH: dict[DType, int] = {"int32": 0, "float32": 1, "float64": 2}
-_OPERATORS: dict[str, Callable[[Value, Value], Value]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "min": lambda a, b: a if a < b else b,
-    "max": lambda a, b: a if a > b else b,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 def run(program: Program, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -62,170 +46,176 @@ def run(program: Program, arrays: Mapping[str, NDArray[Any]]) -> None:
             (). A temp may be left out and starts as zeros.
 
     Raises ValueError for a missing or different array, OutOfBounds when a subscript leaves its
-    array, and ZeroDivisionError when an int is divided by 0.
+    array, and ZeroDivisionError when an int is divided by 0; arrays then hold what was done so far.
     """
-    memory: dict[str, NDArray[Any]] = {}
+    cells: dict[str, list[Any]] = {}
     for array in program.arrays:
         given = arrays.get(array.name)
         if given is None and array.role == "temp":
-            given = np.zeros(array.shape, array.dtype)
+            cells[array.name] = [0] * array.n_items
+            continue
         if given is None or given.shape != array.shape or given.dtype != array.dtype:
             got = "none" if given is None else f"{given.dtype}{list(given.shape)}"
             wanted = f"{array.dtype}{list(array.shape)}"
             raise ValueError(f"{array.name} must be {wanted} as in the program, got {got}")
-        memory[array.name] = given
-    with np.errstate(all="ignore"):
-        for step in [_prepared(node, program, memory) for node in program.body]:
-            step({})
+        cells[array.name] = given.ravel().tolist()
+    try:
+        _compiled(program)(cells)
+    finally:
+        for name, values in cells.items():
+            if name in arrays:
+                out = arrays[name]
+                out[...] = np.array(values, out.dtype).reshape(out.shape)
 
 
 def instances(program: Program) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every execution of a statement in order: its name and the values of its iterators."""
-    by_position = {s.position: s.name for s in program.statements}
+    names = {s.position: s.name for s in program.statements}
 
     def visit(
-        nodes: tuple[Loop | Computation, ...], point: Point, at: tuple[int, ...]
+        nodes: tuple[Loop | Computation, ...], point: dict[str, int], at: tuple[int, ...]
     ) -> Iterator[tuple[str, tuple[int, ...]]]:
         for place, node in enumerate(nodes):
             if isinstance(node, Loop):
                 for value in range(node.lower.value(point), node.upper.value(point)):
                     yield from visit(node.body, {**point, node.name: value}, (*at, place))
             elif all(guard.holds(point) for guard in node.guards):
-                yield by_position[(*at, place)], tuple(point.values())
+                yield names[(*at, place)], tuple(point.values())
 
     yield from visit(program.body, {}, ())
 
 
-def _prepared(
-    node: Loop | Computation, program: Program, memory: Mapping[str, NDArray[Any]]
-) -> Callable[[Point], None]:
-    """The node as a function of the iterators around it."""
-    if isinstance(node, Loop):
-        inner = [_prepared(child, program, memory) for child in node.body]
-        loop = node
-
-        def repeat(point: Point) -> None:
-            for value in range(loop.lower.value(point), loop.upper.value(point)):
-                point[loop.name] = value
-                for step in inner:
-                    step(point)
-            point.pop(loop.name, None)
-
-        return repeat
-
-    computation = node
-    written = program.array(node.write.array).dtype
-    place = _subscript(node.write, memory[node.write.array])
-    target = memory[node.write.array]
-    from_dtype, evaluate = _evaluator(node.expr, program, written, memory)
-    convert = _conversion(from_dtype, written)
-
-    def assign(point: Point) -> None:
-        if all(guard.holds(point) for guard in computation.guards):
-            target[place(point)] = convert(evaluate(point))
-
-    return assign
+@functools.lru_cache(maxsize=64)
+def _compiled(program: Program) -> Callable[[dict[str, list[Any]]], None]:
+    heads = [f"    cells_{a.name} = _cells[{a.name!r}]" for a in program.arrays]
+    text = "\n".join(["def _run(_cells):", *heads, *_lines(program, program.body, "    ")])
+    names: dict[str, Any] = dict(_RUNTIME)
+    exec(compile(text, f"<{program.name}>", "exec"), names)
+    return names["_run"]  # type: ignore[no-any-return]
 
 
-def _subscript(access: Access, array: NDArray[Any]) -> Callable[[Point], tuple[int, ...]]:
-    def find(point: Point) -> tuple[int, ...]:
-        found = tuple(index.value(point) for index in access.index)
-        for index, extent in zip(found, array.shape, strict=True):
-            if not 0 <= index < extent:
-                raise OutOfBounds(f"{access} leaves shape {array.shape} at {point}: got {found}")
-        return found
+def _lines(program: Program, nodes: tuple[Loop | Computation, ...], indent: str) -> Iterator[str]:
+    yield f"{indent}pass"
+    for node in nodes:
+        if isinstance(node, Loop):
+            yield f"{indent}for {node.name} in range({node.lower}, {node.upper}):"
+            yield from _lines(program, node.body, indent + "    ")
+        else:
+            dtype = program.array(node.write.array).dtype
+            value = _Expressions(program, dtype).value(node.expr).as_type(dtype)
+            guard = " and ".join(map(str, node.guards)) or "True"
+            yield f"{indent}if {guard}: {_cell(program, node.write)} = {value}"
 
-    return find
+
+def _cell(program: Program, access: Access) -> str:
+    """The cell of a flat row-major list; every subscript is checked."""
+    place = "0"
+    for index, extent in zip(access.index, program.array(access.array).shape, strict=True):
+        place = f"({place}) * {extent} + _inside({index}, {extent}, {str(access)!r})"
+    return f"cells_{access.array}[{place}]"
 
 
-def _evaluator(
-    expr: Expr, program: Program, written: DType, memory: Mapping[str, NDArray[Any]]
-) -> tuple[DType, Evaluate]:
-    """The type of an expression in a statement that writes `written`, and its value at a point."""
+@attrs.frozen
+class _Value:
+    """Python text of a value and its type in C."""
 
-    def go(e: Expr) -> tuple[DType, Evaluate]:
+    text: str
+    dtype: DType
+
+    def as_type(self, dtype: DType) -> str:
+        if dtype == self.dtype:
+            return self.text
+        if dtype == "int32":
+            return f"_wrap(int({self.text}))"
+        return f"_round({self.text})" if dtype == "float32" else f"float({self.text})"
+
+
+@attrs.frozen
+class _Expressions:
+    """Expressions in a statement that writes `written`."""
+
+    program: Program
+    written: DType
+
+    @property
+    def floating(self) -> DType:
+        return "float32" if self.written == "float32" else "float64"
+
+    def value(self, e: Expr) -> _Value:
         match e:
             case Const(int(number)):
-                return "int32", lambda point: number
+                return _Value(f"({number})", "int32")
             case Const(number):
-                kind: DType = "float32" if written == "float32" else "float64"
-                fixed = _conversion("float64", kind)(np.float64(number))
-                return kind, lambda point: fixed
+                return _Value(
+                    _Value(f"({number!r})", "float64").as_type(self.floating), self.floating
+                )
             case Index(affine):
-                to_written = _conversion("int32", written)
-                return written, lambda point: to_written(affine.value(point))
+                return _Value(_Value(f"({affine})", "int32").as_type(self.written), self.written)
             case Load(access):
-                return _load(access)
+                return _Value(_cell(self.program, access), self.program.array(access.array).dtype)
             case Negate(part):
-                kind, value = go(part)
-                wrap = _conversion(kind, kind)
-                return kind, lambda point: wrap(-value(point))
+                value = self.value(part)
+                return self._rounded(f"(-{value.text})", value.dtype)
             case Binary(op, left, right):
-                return _pair(op, go(left), go(right))
+                return self._binary(op, self.value(left), self.value(right))
+            case Call("abs", (part,)):
+                return self._rounded(f"abs({self.value(part).as_type(self.written)})", self.written)
             case Call(function, arguments):
-                return _call(function, [go(argument) for argument in arguments])
+                texts = (self.value(a).as_type(self.floating) for a in arguments)
+                suffix = "f" if self.floating == "float32" else ""
+                return _Value(f"_{function}{suffix}({', '.join(texts)})", self.floating)
             case Select(condition, then, otherwise):
-                _, holds = _pair(condition.op, go(condition.left), go(condition.right))
-                (then_kind, then_value), (other_kind, other_value) = go(then), go(otherwise)
-                kind = _wider(then_kind, other_kind)
-                keep, keep_other = _conversion(then_kind, kind), _conversion(other_kind, kind)
+                first, second = self.value(condition.left), self.value(condition.right)
+                kind = _wider(first, second)
+                test = f"{first.as_type(kind)} {condition.op} {second.as_type(kind)}"
+                yes, no = self.value(then), self.value(otherwise)
+                kind = _wider(yes, no)
+                return _Value(f"({yes.as_type(kind)} if {test} else {no.as_type(kind)})", kind)
 
-                def choose(point: Point) -> Value:
-                    if holds(point):
-                        return keep(then_value(point))
-                    return keep_other(other_value(point))
+    def _binary(self, op: str, left: _Value, right: _Value) -> _Value:
+        kind = _wider(left, right)
+        a, b = left.as_type(kind), right.as_type(kind)
+        match op:
+            case "min" | "max":
+                return _Value(f"_{op}({a}, {b})", kind)
+            case "/" if kind == "int32":
+                return self._rounded(f"_towards_zero({a}, {b})", kind)
+            case "/":
+                return self._rounded(f"_divide({a}, {b})", kind)
+            case _:
+                return self._rounded(f"({a} {op} {b})", kind)
 
-                return kind, choose
+    @staticmethod
+    def _rounded(text: str, dtype: DType) -> _Value:
+        """The result of an operation, brought back into its type.
 
-    def _load(access: Access) -> tuple[DType, Evaluate]:
-        array = memory[access.array]
-        place = _subscript(access, array)
-        kind = program.array(access.array).dtype
-        if kind == "int32":
-            return kind, lambda point: int(array[place(point)])
-        return kind, lambda point: array[place(point)]
-
-    def _pair(
-        op: str, left: tuple[DType, Evaluate], right: tuple[DType, Evaluate]
-    ) -> tuple[DType, Evaluate]:
-        kind = _wider(left[0], right[0])
-        first, second = _conversion(left[0], kind), _conversion(right[0], kind)
-        apply = _towards_zero if op == "/" and kind == "int32" else _OPERATORS[op]
-        result = _conversion(kind, kind) if op in ("+", "-", "*", "/") else _same
-        a, b = left[1], right[1]
-        return kind, lambda point: result(apply(first(a(point)), second(b(point))))
-
-    def _call(function: str, arguments: list[tuple[DType, Evaluate]]) -> tuple[DType, Evaluate]:
-        if function == "abs":
-            kind = written
-            apply: Callable[..., Value] = abs
-        else:
-            kind = "float32" if written == "float32" else "float64"
-            apply = _library_function(function, kind)
-        converted = [(_conversion(k, kind), value) for k, value in arguments]
-        result = _conversion(kind, kind)
-        return kind, lambda point: result(apply(*(c(value(point)) for c, value in converted)))
-
-    return go(expr)
+        A float32 operation done in float64 and rounded once more is the float32 operation: 53 bits
+        are more than twice 24 and two (Figueroa, "When is double rounding innocuous?", 1995).
+        """
+        around = {"int32": f"_wrap({text})", "float32": f"_round({text})", "float64": text}
+        return _Value(around[dtype], dtype)
 
 
-def _wider(left: DType, right: DType) -> DType:
-    return max(left, right, key=_WIDTH.__getitem__)
+def _wider(left: _Value, right: _Value) -> DType:
+    return max(left.dtype, right.dtype, key=_WIDTH.__getitem__)
 
 
-def _same(value: Value) -> Value:
-    return value
+def _inside(index: int, extent: int, access: str) -> int:
+    if 0 <= index < extent:
+        return index
+    _leave(index, extent, access)
 
 
-def _conversion(source: DType, target: DType) -> Callable[[Value], Value]:
-    """C's conversion; from a type to itself it brings an operation's result into range."""
-    if target == "float32":
-        return np.float32
-    if target == "float64":
-        return np.float64
-    if source == "int32":
-        return lambda value: (value + 2**31) % 2**32 - 2**31
-    return int
+def _leave(index: int, extent: int, access: str) -> NoReturn:
+    raise OutOfBounds(f"{access} has a subscript of {index} where 0 to {extent - 1} is allowed")
+
+
+def _wrap(value: int) -> int:
+    return (value + 2**31) % 2**32 - 2**31
+
+
+def _round(value: float) -> float:
+    return ctypes.c_float(value).value
 
 
 def _towards_zero(left: int, right: int) -> int:
@@ -233,12 +223,35 @@ def _towards_zero(left: int, right: int) -> int:
     return size if (left < 0) == (right < 0) else -size
 
 
-@functools.cache
-def _library_function(name: str, kind: DType) -> Callable[..., Value]:
-    """The C library's own function, so that results equal those of compiled code to the bit."""
+def _divide(left: float, right: float) -> float:
+    try:
+        return left / right
+    except ZeroDivisionError:
+        if left == 0 or math.isnan(left):
+            return math.nan
+        return math.copysign(math.inf, left) * math.copysign(1.0, right)
+
+
+def _library_functions() -> dict[str, Any]:
+    """The C library's own, so that results equal those of compiled code to the bit."""
     library = ctypes.CDLL(ctypes.util.find_library("m"))
-    number = ctypes.c_float if kind == "float32" else ctypes.c_double
-    function = getattr(library, name + ("f" if kind == "float32" else ""))
-    function.restype = number
-    function.argtypes = [number] * (2 if name == "pow" else 1)
-    return function  # type: ignore[no-any-return]
+    found = {}
+    for name in ("sqrt", "exp", "log", "pow", "sin", "cos"):
+        for suffix, number in (("", ctypes.c_double), ("f", ctypes.c_float)):
+            function = getattr(library, name + suffix)
+            function.restype = number
+            function.argtypes = [number] * (2 if name == "pow" else 1)
+            found[f"_{name}{suffix}"] = function
+    return found
+
+
+_RUNTIME: dict[str, Any] = {
+    "_inside": _inside,
+    "_wrap": _wrap,
+    "_round": _round,
+    "_towards_zero": _towards_zero,
+    "_divide": _divide,
+    "_min": lambda a, b: a if a < b else b,
+    "_max": lambda a, b: a if a > b else b,
+    **_library_functions(),
+}

@@ -43,7 +43,10 @@ from costmodel.syntax import (
     Action,
     Argument,
     Assign,
+    Block,
+    Cast,
     Declare,
+    Fix,
     For,
     If,
     Item,
@@ -69,27 +72,43 @@ _C_WORDS = (
     "inline int long register restrict return short signed sizeof static struct switch typedef "
     "union unsigned void volatile while asm typeof floord fabs linux unix main"
 )
-# Words that the text of a program or the C made of it gives another meaning.
+_ISL_WORDS = "mod exists implies rat infty infinity NaN nan true false ceil floor ceild and or not"
+# Words that the text of a program, the C made of it or the text given to isl means otherwise.
 _RESERVED = frozenset(
-    (*keyword.kwlist, *get_args(Function), "min", "max", "index", "range", *_C_WORDS.split())
+    [
+        *keyword.kwlist,
+        *get_args(Function),
+        *["min", "max", "index", "range"],
+        *_C_WORDS.split(),
+        *_ISL_WORDS.split(),
+    ]
 )
 
 
-def lower(function: SyntaxFunction, params: Mapping[str, int]) -> Program:
+@attrs.frozen
+class Lowered:
+    """A program, and where each of its statements stands in the source."""
+
+    program: Program
+    places: tuple[Place, ...]
+
+
+def lower(function: SyntaxFunction, params: Mapping[str, int], *, c_types: bool = False) -> Lowered:
     """The program of a function.
 
-    params: sizes by name
+    params:  sizes by name
+    c_types: refuse whole-number arithmetic that a statement of floats would do in floats here
 
     Raises NotAffine, UnboundParameter and UnsupportedProgram, each with file, line and text.
     """
-    lowering = _Lowering(params)
+    lowering = _Lowering(params, c_types)
     for argument in function.arguments:
         lowering.argument(argument)
     body = lowering.actions(function.body)
     arrays = tuple(a for a in lowering.arrays.values() if a.name not in lowering.droppable)
     fixed = {name for name, role in lowering.roles.items() if role is not None}
     name = _safe(function.name, set())
-    return with_roles(Program(name, arrays, body), fixed)
+    return Lowered(with_roles(Program(name, arrays, body), fixed), tuple(lowering.places))
 
 
 def _safe(name: str, taken: set[str]) -> str:
@@ -117,7 +136,7 @@ class _Scope:
 class _Lowering:
     """State of one function: arrays seen so far, and the scope and guards at this point."""
 
-    def __init__(self, params: Mapping[str, int]) -> None:
+    def __init__(self, params: Mapping[str, int], c_types: bool) -> None:
         for name, value in params.items():
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UnboundParameter(f"parameter {name} must be an int, got {value!r}")
@@ -129,6 +148,9 @@ class _Lowering:
         self.loops: tuple[str, ...] = ()
         self.ever_loops: set[str] = set()
         self.guards: tuple[Condition, ...] = ()
+        self.places: list[Place] = []
+        self.c_types = c_types
+        self.written: DType = "float64"  # of the statement at hand
 
     # Declarations
 
@@ -177,6 +199,12 @@ class _Lowering:
                     done.append(self._assign(action))
                 case Declare(name, dtype, shape, place):
                     self._array(name, dtype, shape, "temp", place)
+                case Fix(name, value):
+                    fixed = self.affine(value)
+                    self.scope.forget(name)
+                    self.scope.iterators[name] = fixed
+                case Block(body):
+                    done.extend(self.actions(body))
                 case For():
                     done.append(self._loop(action))
                 case If():
@@ -196,13 +224,18 @@ class _Lowering:
             raise UnsupportedProgram(
                 f"{action.place} writes {name}, which is passed by value: copy it to a local"
             )
+        self.written = self.arrays[write.array].dtype
+        self.places.append(action.place)
         return Computation(write, self.value(action.value), self.guards)
 
     def _if(self, action: If) -> list[Loop | Computation]:
         cases = self.test(action.test)
         done: list[Loop | Computation] = []
         for taken, body in ((cases, action.then), (conditions.opposite(cases), action.otherwise)):
-            for case in _without_fixed(taken, action.test) if body else ():
+            # The text of a program keeps conditions of bare numbers; elsewhere they are decided.
+            if self.c_types or _has_name(action.test):
+                taken = conditions.decided(taken)
+            for case in taken if body else ():
                 outer, self.guards = self.guards, self.guards + case
                 done.extend(self.actions(body))
                 self.guards = outer
@@ -263,7 +296,7 @@ class _Lowering:
                 return self._affine_name(name, node.place)
             case Operation("neg", (part,)):
                 return self.affine(part) * -1
-            case Operation("index", (part,)):
+            case Operation("index", (part,)) | Cast("int32", part):
                 return self.affine(part)
             case Operation("+", (left, right)):
                 return self.affine(left) + self.affine(right)
@@ -324,6 +357,8 @@ class _Lowering:
                 return own is not None and own not in self.by_value
             case Operation(_, parts):
                 return any(map(self._names_data, parts))
+            case Cast(_, part):
+                return self._names_data(part)
             case _:
                 return False
 
@@ -333,11 +368,15 @@ class _Lowering:
         whole = self._whole_number(node)
         if whole is not None:
             return whole
+        if self.c_types:
+            self._refuse_int_arithmetic(node)
         match node:
             case Number(value):
                 return Const(value)
             case Name() | Item():
                 return Load(self._access(node))
+            case Cast(dtype, part):
+                return self._cast(dtype, part, node.place)
             case Operation("index", (part,)):
                 return Index(self.affine(part))
             case Operation("neg", (Number(value),)):
@@ -353,6 +392,12 @@ class _Lowering:
                 return total
             case Operation(op, (left, right)) if op in ("+", "-", "*", "/"):
                 return Binary(op, self.value(left), self.value(right))  # type: ignore[arg-type]
+            case Operation("fabs", (part,)):
+                if self.written == "int32":
+                    raise UnsupportedProgram(
+                        f"{node.place} takes fabs in a statement of ints: use abs"
+                    )
+                return Call("abs", (self.value(part),))
             case Operation(op, parts) if op in _OPERANDS:
                 if len(parts) != _OPERANDS[op]:
                     raise UnsupportedProgram(
@@ -376,9 +421,70 @@ class _Lowering:
             case _:
                 return Select(Compare("!=", self.value(test), Const(0)), then, otherwise)
 
+    def _cast(self, dtype: str, part: Node, place: Place) -> Expr:
+        inner = self.value(part)
+        match inner:
+            case Const(number) if dtype != "int32":
+                return Const(float(number))
+            case Index() if dtype != "int32" and self.written != "int32":
+                return inner
+        if self.type_of(part) != dtype:
+            raise UnsupportedProgram(
+                f"{place} converts {self.type_of(part)} to {dtype}: a program converts "
+                "whole numbers, and whatever it stores to the type of the array"
+            )
+        return inner
+
+    def type_of(self, node: Node) -> DType:
+        """The type C gives a value; constants and functions follow what is written."""
+        floating: DType = "float32" if self.written == "float32" else "float64"
+        match node:
+            case Number(value):
+                return "int32" if isinstance(value, int) else floating
+            case Cast(dtype, _):
+                return dtype  # type: ignore[return-value]
+            case Name(name) | Item(name):
+                own = self.scope.arrays.get(name)
+                return "int32" if own is None else self.arrays[own].dtype
+            case Operation("?", (_, *parts)):
+                pass
+            case Operation("+" | "-" | "*" | "/" | "neg" | "min" | "max", parts):
+                pass
+            case Operation("index" | "abs"):
+                return self.written
+            case _:
+                return floating
+        return max(map(self.type_of, parts), key=("int32", "float32", "float64").index)
+
+    def _refuse_int_arithmetic(self, node: Node) -> None:
+        match node:
+            case Operation("+" | "-" | "*" | "/" as op) if (
+                self.written != "int32" and self.type_of(node) == "int32" and self._uncast(node)
+            ):
+                raise UnsupportedProgram(
+                    f"{node.place} applies {op} to whole numbers in a statement of "
+                    f"{self.written}: cast one side to it, or keep the expression linear"
+                )
+            case Operation("abs") if self.written != "int32":
+                raise UnsupportedProgram(f"{node.place} takes abs of a float: C's is fabs")
+
+    def _uncast(self, node: Node) -> bool:
+        """Whether an iterator enters the value as an int."""
+        match node:
+            case Name(name):
+                return name in self.scope.iterators
+            case Operation(_, parts):
+                return any(map(self._uncast, parts))
+            case _:
+                return False
+
     def _whole_number(self, node: Node) -> Expr | None:
-        """Iterators and sizes in a value, as large a part as is linear; literals stay apart."""
-        if not self._only_numbers(node) or not _has_name(node):
+        """Iterators and sizes in a value, as large a part as is linear.
+
+        Sums of literals stay as they are in Python, as the text of a program has to; in C they may
+        come from macros and are decided.
+        """
+        if not self._only_numbers(node) or not (self.c_types or _has_name(node)):
             return None
         try:
             affine = self.affine(node)
@@ -392,6 +498,8 @@ class _Lowering:
                 return isinstance(value, int)
             case Name(name):
                 return name in self.scope.iterators or name in self.scope.params
+            case Cast("int32", part):
+                return self._only_numbers(part)
             case Operation(op, parts):
                 return op in ("+", "-", "*", "neg") and all(map(self._only_numbers, parts))
             case _:
@@ -461,10 +569,7 @@ def _has_name(node: Node) -> bool:
             return True
         case Operation(_, parts):
             return any(map(_has_name, parts))
+        case Cast(_, part):
+            return _has_name(part)
         case _:
             return False
-
-
-def _without_fixed(cases: Cases, test: Node) -> Cases:
-    """Conditions on sizes alone are decided now; those of bare numbers stay as they are."""
-    return conditions.decided(cases) if _has_name(test) else cases

@@ -101,7 +101,7 @@ def parse_function(
     if len(functions) != 1:
         raise UnsupportedProgram(f"{file} must hold one function, got {len(functions)}")
     reader = _Reader(file, first_line, arrays or {})
-    return lowering.lower(reader.function(functions[0]), params or {})
+    return lowering.lower(reader.function(functions[0]), params or {}).program
 
 
 class _Reader:
@@ -114,7 +114,7 @@ class _Reader:
 
     def place(self, node: ast.AST) -> Place:
         line = self.first_line - 1 + getattr(node, "lineno", 1)
-        return Place(self.file, line, ast.unparse(node).splitlines()[0])
+        return Place(self.file, line, lambda: ast.unparse(node).splitlines()[0])
 
     def refuse(self, node: ast.AST, why: str) -> NoReturn:
         raise UnsupportedProgram(f"{self.place(node)} {why}")

@@ -6,6 +6,7 @@ rules (lowering.py) and the same kernel written in either is the same program.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -13,14 +14,14 @@ import attrs
 
 @attrs.frozen
 class Place:
-    """Where a piece of source stands, and its text."""
+    """Where a piece of source stands; its text is made when a message needs it."""
 
     file: str
     line: int
-    text: str
+    show: Callable[[], str]
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: '{self.text}'"
+        return f"{self.file}:{self.line}: '{self.show()}'"
 
 
 @attrs.frozen
@@ -57,7 +58,16 @@ class Operation:
     place: Place
 
 
-Node = Number | Name | Item | Operation
+@attrs.frozen
+class Cast:
+    """A value converted to an element type."""
+
+    dtype: str
+    part: Node
+    place: Place
+
+
+Node = Number | Name | Item | Operation | Cast
 
 
 @attrs.frozen
@@ -74,6 +84,15 @@ class Declare:
     name: str
     dtype: str
     shape: tuple[Node, ...]
+    place: Place
+
+
+@attrs.frozen
+class Fix:
+    """A name for an affine value that never changes, from here on."""
+
+    name: str
+    value: Node
     place: Place
 
 
@@ -101,7 +120,14 @@ class If:
     place: Place
 
 
-Action = Assign | Declare | For | If
+@attrs.frozen
+class Block:
+    """Actions with locals of their own."""
+
+    body: tuple[Action, ...]
+
+
+Action = Assign | Declare | Fix | For | If | Block
 
 
 @attrs.frozen

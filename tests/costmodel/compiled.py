@@ -11,7 +11,7 @@ from common import native
 from costmodel.ir import Program
 
 EXACT = ("-O1", "-ffp-contract=off", "-fwrapv", "-w")
-_C_NUMBERS = {"float32": "float", "float64": "double", "int32": "int32_t"}
+C_NUMBERS = {"float32": "float", "float64": "double", "int32": "int32_t"}
 
 
 def call(
@@ -21,5 +21,5 @@ def call(
     library = native.build_source(
         f"costmodel_{name}", source.replace(f"void {name}(", f"EXPORT void {name}("), flags=EXACT
     )
-    parameters = ", ".join(f"{_C_NUMBERS[a.dtype]}* {a.name}" for a in program.arrays)
+    parameters = ", ".join(f"{C_NUMBERS[a.dtype]}* {a.name}" for a in program.arrays)
     library.function(f"void {name}({parameters})")(*(arrays[a.name] for a in program.arrays))

@@ -69,7 +69,9 @@ def f(a: "inout int32[4]"):
 
 
 def test_leaving_an_array_is_an_error_and_not_a_negative_index() -> None:
-    with pytest.raises(OutOfBounds, match=r"a\[i - 1\]"):
+    with pytest.raises(
+        OutOfBounds, match=r"a\[i - 1\] has a subscript of -1 where 0 to 3 is allowed"
+    ):
         run(
             'def f(a: "inout int32[4]"):\n for i in range(0, 2): a[i] = a[i - 1]',
             a=np.zeros(4, "int32"),

@@ -1,0 +1,18 @@
+/* C = alpha A B + beta C */
+#ifndef DATA_TYPE
+#define DATA_TYPE double
+#endif
+#define NI 20
+#define NJ 25
+#define NK 30
+
+void gemm(DATA_TYPE alpha, DATA_TYPE beta, const DATA_TYPE A[NI][NK], const DATA_TYPE B[NK][NJ],
+          DATA_TYPE C[NI][NJ]) {
+  for (int i = 0; i < NI; i++) {
+    for (int j = 0; j < NJ; j++)
+      C[i][j] *= beta;
+    for (int k = 0; k < NK; k++)
+      for (int j = 0; j < NJ; j++)
+        C[i][j] += alpha * A[i][k] * B[k][j];
+  }
+}

@@ -1,0 +1,17 @@
+/* C = alpha (A B^T + B A^T) + beta C, below the diagonal. */
+#ifndef DATA_TYPE
+#define DATA_TYPE double
+#endif
+#define M 20
+#define N 30
+
+void syr2k(DATA_TYPE alpha, DATA_TYPE beta, const DATA_TYPE A[N][M], const DATA_TYPE B[N][M],
+           DATA_TYPE C[N][N]) {
+  for (int i = 0; i < N; i++) {
+    for (int j = 0; j <= i; j++)
+      C[i][j] *= beta;
+    for (int k = 0; k < M; k++)
+      for (int j = 0; j <= i; j++)
+        C[i][j] += A[j][k] * alpha * B[i][k] + B[j][k] * alpha * A[i][k];
+  }
+}
