@@ -19,15 +19,21 @@ from costmodel.translation_unit import FLAGS
 FAST_FLAGS = ("-O3", "-fwrapv", "-w")
 
 #: Few passes decide which candidates a search follows; the last ones are timed again with more.
-QUICK = Options(passes=(2, 4), sessions=1, timeout_s=5.0)
+QUICK = Options(passes=(2, 4), sessions=1, timeout_s=5.0, slow_s=1e-3)
+LONG_S = 5e-3  # a call of this length says enough in one pass or two
+LONG_PASSES = (1, 2)
+FAR_BEHIND = 1.25  # so many times slower than the best, a candidate is timed once
 
 
 @attrs.define
 class Execution:
     """Measures schedules of one program against the program as it is written.
 
-    n_runs:  schedules timed so far
-    seconds: how long the compiler took
+    The better the best so far, the sooner a candidate is given up as slow.
+
+    n_runs:    schedules timed so far
+    compile_s: how long the compiler took
+    best:      the greatest speedup so far
     """
 
     program: Program
@@ -36,20 +42,31 @@ class Execution:
     batch: int = 48
     n_runs: int = 0
     compile_s: float = 0.0
+    best: float = 1.0
+    _baseline_s: float = 0.0
 
     def __call__(self, scheduled: Sequence[ScheduledProgram]) -> NDArray[np.float64]:
         """(n,) speedups; 0 for a schedule that does not compile, crashes, hangs or differs."""
-        parts = [
-            self.measured(scheduled[at : at + self.batch]).speedups
-            for at in range(0, len(scheduled), self.batch)
-        ]
-        return np.nan_to_num(np.concatenate(parts), nan=0.0) if parts else np.empty(0)
+        parts = [np.empty(0)]
+        for at in range(0, len(scheduled), self.batch):
+            options = attrs.evolve(self.options, slow_ratio=FAR_BEHIND / self.best)
+            if self._baseline_s > LONG_S:
+                options = attrs.evolve(options, passes=LONG_PASSES)
+            found = self.measured(scheduled[at : at + self.batch], options)
+            speedups = np.nan_to_num(found.speedups, nan=0.0)
+            self.best = max(self.best, float(speedups.max()))
+            self._baseline_s = found.baseline.seconds
+            parts.append(speedups)
+        return np.concatenate(parts)
 
-    def measured(self, scheduled: Sequence[ScheduledProgram]) -> Measured:
+    def measured(
+        self, scheduled: Sequence[ScheduledProgram], options: Options | None = None
+    ) -> Measured:
         """All that is known of a batch."""
         texts = [c_function(s, "f") for s in scheduled]
         baseline = plain_c.function(self.program, "f")
-        found = measure(self.program, baseline, texts, flags=self.flags, options=self.options)
+        options = options or self.options
+        found = measure(self.program, baseline, texts, flags=self.flags, options=options)
         self.n_runs += len(texts)
         self.compile_s += found.compile_s
         return found
