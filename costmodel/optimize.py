@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 #: The search ends in the program as it is written unless a schedule is faster by more than this.
 WORTHWHILE = 1.03
 
+LEVEL_LIMIT = 96  # candidates a level, where each is compiled and run
+
 FINAL = Options(passes=(10, 40), sessions=2, timeout_s=10.0)
 
 
@@ -154,6 +156,7 @@ def optimize(
             evaluate,
             space=space,
             beam=beam,
+            limit=LEVEL_LIMIT,
             reassociate=reassociate,
             stop=lambda: time.monotonic() - start > budget_s,
             report=report,

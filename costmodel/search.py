@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
 import numpy as np
@@ -13,7 +13,9 @@ from costmodel.codegen import c_function
 from costmodel.errors import ScheduleError
 from costmodel.ir import Program
 from costmodel.schedule import Schedule, ScheduledProgram, apply
-from costmodel.space import KINDS, Decision, Kind, Space
+from costmodel.space import KINDS, Kind, Space, by_work
+
+T = TypeVar("T")
 
 
 class Evaluator(Protocol):
@@ -57,17 +59,20 @@ class Candidates:
         self._seen: set[str] = set()
         self.n_illegal = 0
 
-    def legal(self, schedules: Iterable[Schedule]) -> Iterator[ScheduledProgram]:
-        for schedule in schedules:
-            try:
-                scheduled = apply(self._program, schedule, reassociate=self._reassociate)
-                text = c_function(scheduled, "f")
-            except ScheduleError:
-                self.n_illegal += 1
-                continue
-            if text not in self._seen:
-                self._seen.add(text)
-                yield scheduled
+    def legal(self, options: Iterable[Sequence[Schedule]]) -> Iterator[ScheduledProgram]:
+        """Of each option the first alternative that is legal, unless it was handed out before."""
+        for alternatives in options:
+            for schedule in alternatives:
+                try:
+                    scheduled = apply(self._program, schedule, reassociate=self._reassociate)
+                    text = c_function(scheduled, "f")
+                except ScheduleError:
+                    self.n_illegal += 1
+                    continue
+                if text not in self._seen:
+                    self._seen.add(text)
+                    yield scheduled
+                break
 
 
 def beam_search(
@@ -92,13 +97,15 @@ def beam_search(
     """
     candidates = Candidates(program, reassociate)
     found = Found()
-    found.tried += _evaluated(evaluate, list(candidates.legal([Schedule()])))
+    found.tried += _evaluated(evaluate, list(candidates.legal([[Schedule()]])))
     front = list(found.tried)
     for kind, name in _levels(program, KINDS[space]):
         if stop():
             break
         options = [
-            schedule for tried in front for schedule in _extended(tried.scheduled, kind, name)
+            alternatives
+            for tried in front
+            for alternatives in _extended(tried.scheduled, kind, name)
         ]
         level = list(candidates.legal(_evenly(options, limit)))
         if not level:
@@ -122,12 +129,12 @@ def random_search(
     """n schedules that take every decision by chance, evaluated at once."""
     rng = np.random.default_rng(seed)
     candidates = Candidates(program, reassociate)
-    scheduled = list(candidates.legal([Schedule()]))
+    scheduled = list(candidates.legal([[Schedule()]]))
     (plain,) = scheduled
     for _ in range(20 * n):
         if len(scheduled) > n:
             break
-        scheduled += candidates.legal([_by_chance(plain, KINDS[space], rng, reassociate)])
+        scheduled += candidates.legal([[_by_chance(plain, KINDS[space], rng, reassociate)]])
     return Found(_evaluated(evaluate, scheduled))
 
 
@@ -143,26 +150,23 @@ def _by_chance(
             continue
         options = list(_extended(at, kind, name))
         for choice in rng.permutation(len(options))[:4]:
-            try:
-                at = apply(plain.source, options[choice], reassociate=reassociate)
+            legal = list(Candidates(plain.source, reassociate).legal([options[choice]]))
+            if legal:
+                (at,) = legal
                 break
-            except ScheduleError:
-                continue
     return at.schedule
 
 
 def _levels(program: Program, kinds: Iterable[Kind]) -> Iterator[tuple[Kind, str]]:
-    for kind in kinds:
-        for statement in program.statements:
-            yield kind, statement.name
+    names = by_work(program)
+    return ((kind, name) for kind in kinds for name in names)
 
 
-def _extended(scheduled: ScheduledProgram, kind: Kind, name: str) -> Iterator[Schedule]:
+def _extended(scheduled: ScheduledProgram, kind: Kind, name: str) -> Iterator[tuple[Schedule, ...]]:
     """The schedule with each decision of a kind; none if inlining took the statement away."""
     if any(placed.name == name for placed in scheduled.nest.placed):
-        decisions: Iterator[Decision] = kind(scheduled, name)
-        for decision in decisions:
-            yield scheduled.schedule.then(*decision)
+        for decision in kind(scheduled, name):
+            yield tuple(scheduled.schedule.then(*steps) for steps in decision)
 
 
 def _evaluated(evaluate: Evaluator, scheduled: Sequence[ScheduledProgram]) -> list[Tried]:
@@ -170,7 +174,7 @@ def _evaluated(evaluate: Evaluator, scheduled: Sequence[ScheduledProgram]) -> li
     return [Tried(s, float(x)) for s, x in zip(scheduled, speedups, strict=True)]
 
 
-def _evenly(options: Sequence[Schedule], limit: int) -> Sequence[Schedule]:
+def _evenly(options: Sequence[T], limit: int) -> Sequence[T]:
     if len(options) <= limit:
         return options
     places = np.linspace(0, len(options) - 1, limit).round().astype(int)

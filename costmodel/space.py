@@ -12,9 +12,12 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+import islpy as isl
+
 from costmodel.ir import ITEM_BYTES, Program
 from costmodel.legality import direction, stride_along
 from costmodel.nest import Nest, Placed
+from costmodel.poly import domain_text
 from costmodel.schedule import ScheduledProgram
 from costmodel.steps import (
     Contract,
@@ -34,26 +37,31 @@ from costmodel.steps import (
 )
 
 Space = Literal["paper", "extended"]
-Decision = tuple[Step, ...]
+Steps = tuple[Step, ...]
+#: Alternatives, of which the first that is legal is meant.
+Decision = tuple[Steps, ...]
 Kind = Callable[[ScheduledProgram, str], Iterator[Decision]]
 
 TILE_SIZES = (32, 64, 128)
 UNROLL_FACTORS = (4, 8, 16)
 SHIFTS = (0, 1, 2)
+ROWS = (2, 3, 4)
+#: Rows and vectors of a block; 16 registers hold up to twelve of them and what they are made of.
+BLOCKS = ((2, 4), (3, 4), (4, 2), (6, 2), (4, 3), (8, 1), (12, 1))
 VECTOR_BYTES = 32
 
 
 def inlinings(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     placed = scheduled.nest.find(name)
     if scheduled.program.array(placed.statement.write.array).role == "temp":
-        yield (Inline(name),)
+        yield ((Inline(name),),)
 
 
 def fusions(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     """A statement with the one before it, their common loops from all down to one."""
     before = _before(scheduled.nest, name)
     for depth in _fusion_depths(scheduled.nest, before, name):
-        yield (Fuse(before, name, depth),)
+        yield ((Fuse(before, name, depth),),)
 
 
 def shifted_fusions(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
@@ -61,16 +69,18 @@ def shifted_fusions(scheduled: ScheduledProgram, name: str) -> Iterator[Decision
     nest = scheduled.nest
     before = _before(nest, name)
     for depth in _fusion_depths(nest, before, name):
-        for amounts in itertools.product(SHIFTS, repeat=depth):
-            shifts = tuple(
-                Shift(name, level, amount) for level, amount in enumerate(amounts) if amount
+        fused = [
+            (
+                *(Shift(name, level, amount) for level, amount in enumerate(amounts) if amount),
+                Fuse(before, name, depth),
             )
-            fused = (*shifts, Fuse(before, name, depth))
-            yield fused
-            for array in _temporaries(scheduled.program, nest, before, name):
-                for dimension in range(len(scheduled.program.array(array).shape)):
-                    for rows in (1, 2, 3, 4):
-                        yield (*fused, Contract(array, dimension, rows))
+            for amounts in sorted(itertools.product(SHIFTS, repeat=depth), key=sum)
+        ]
+        yield tuple(fused)
+        for array in _temporaries(scheduled.program, nest, before, name):
+            for dimension in range(len(scheduled.program.array(array).shape)):
+                for rows in ROWS:
+                    yield tuple((*steps, Contract(array, dimension, rows)) for steps in fused)
 
 
 def distributions(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
@@ -83,13 +93,13 @@ def distributions(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
         if any(p.order < at.order for p in nest.loop(name, level))
     ]
     for n in range(1, len(common) + 1):
-        yield tuple(Unfuse(name, level) for level in reversed(common[-n:]))
+        yield (tuple(Unfuse(name, level) for level in reversed(common[-n:])),)
 
 
 def interchanges(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     levels = band(scheduled.nest, name)
     for outer, inner in itertools.combinations(levels, 2):
-        yield (Interchange(name, outer, inner),)
+        yield ((Interchange(name, outer, inner),),)
 
 
 def rotations(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
@@ -97,44 +107,50 @@ def rotations(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     levels = band(scheduled.nest, name)
     pairs = list(itertools.combinations(levels, 2))
     for pair in pairs:
-        yield (Interchange(name, *pair),)
+        yield ((Interchange(name, *pair),),)
     for first, second in itertools.permutations(pairs, 2):
-        yield Interchange(name, *first), Interchange(name, *second)
+        yield ((Interchange(name, *first), Interchange(name, *second)),)
 
 
 def tilings(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     """Two or three adjacent loops cut by the sizes of the paper."""
     for tile in _tiles(scheduled, name, (2, 3)):
-        yield (tile,)
+        yield ((tile,),)
 
 
 def skewed_tilings(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     """Tiles of one to three loops, and those that need inner loops skewed against an outer one."""
-    levels = band(scheduled.nest, name)
     for tile in _tiles(scheduled, name, (1, 2, 3)):
-        yield (tile,)
-        for factor in (1, 2):
-            inner = range(tile.level + 1, tile.level + len(tile.sizes))
-            if len(inner) and tile.level in levels:
-                yield (*(Skew(name, tile.level, level, factor) for level in inner), tile)
+        inner = range(tile.level + 1, tile.level + len(tile.sizes))
+        skewed = (
+            (*(Skew(name, tile.level, level, factor) for level in inner), tile)
+            for factor in (1, 2)
+            if len(inner)
+        )
+        yield ((tile,), *skewed)
 
 
 def unrollings(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     placed = scheduled.nest.find(name)
     if placed.dims and not placed.dims[-1].register:
         for factor in UNROLL_FACTORS:
-            yield (Unroll(name, factor),)
+            yield ((Unroll(name, factor),),)
 
 
 def vectors(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     placed = scheduled.nest.find(name)
     if placed.dims and not placed.dims[-1].register:
-        yield (Vectorize(name),)
+        yield ((Vectorize(name),),)
 
 
 def register_tiles(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
-    """Blocks of one or two loops, the loops over them in either order, with and without packing."""
-    nest, program = scheduled.nest, scheduled.program
+    """Blocks of one or two loops of the statement in a nest of its own, with and without packing.
+
+    The loops around a block: those that move what is written first, in either order, so that the
+    block stays in registers over the rest.
+    """
+    program, prefix = scheduled.program, isolation(scheduled.nest, name)
+    nest = after(scheduled.nest, prefix)
     placed = nest.find(name)
     levels = [level for level in band(nest, name) if placed.dims[level].divisor == 1]
     if not levels or placed.dims[-1].register or len(nest.loop(name, levels[0])) > 1:
@@ -143,16 +159,86 @@ def register_tiles(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]
     for level in levels:
         if not _is_contiguous(program, placed, level):
             continue
-        for n in (1, 2, 4, 8):
-            yield (RegisterTile(name, (level, n * lanes)),)
-        for other in (o for o in levels if o < level):
-            for rows, n in ((2, 4), (3, 4), (4, 2), (6, 2), (4, 3), (8, 1), (12, 1)):
-                tile = RegisterTile(name, (other, rows, level, n * lanes))
-                for turn in ((), (Interchange(name, other, level),)):
-                    yield (tile, *turn)
-                    yield from (
-                        (tile, *turn, pack) for pack in _packs(program, nest, name, tile, turn)
-                    )
+        tiles = [RegisterTile(name, (level, n * lanes)) for n in (1, 2, 4, 8)]
+        tiles += [
+            RegisterTile(name, (other, rows, level, n * lanes))
+            for other in levels
+            if other < level
+            for rows, n in BLOCKS
+        ]
+        for tile in tiles:
+            for turn in _turns(after(nest, (tile,)), name):
+                steps = (*prefix, tile, *turn)
+                yield (steps,)
+                turned = after(nest, (tile, *turn))
+                yield from (((*steps, pack),) for pack in _packs(program, turned, name))
+
+
+def isolation(nest: Nest, name: str) -> Steps:
+    """Steps that give a statement a nest of its own, cutting loops before and after it."""
+    steps: list[Step] = []
+    for level in reversed(range(len(nest.find(name).dims))):
+        for is_before in (True, False):
+            at = nest.find(name)
+            others = [p for p in nest.loop(name, level) if p.name != name]
+            if is_before and any(p.order < at.order for p in others):
+                steps.append(Unfuse(name, level))
+            elif not is_before and any(p.order > at.order for p in others):
+                later = min((p for p in others if p.order > at.order), key=lambda p: p.order)
+                steps.append(Unfuse(later.name, level))
+            else:
+                continue
+            nest = steps[-1].apply(nest)
+    return tuple(steps)
+
+
+def after(nest: Nest, steps: Steps) -> Nest:
+    """The nest with these steps taken, legal or not."""
+    for step in steps:
+        nest = step.apply(nest)
+    return nest
+
+
+def _turns(nest: Nest, name: str) -> Iterator[Steps]:
+    """Orders of the loops around a block: as they are; with those that move the block first."""
+    placed = nest.find(name)
+    n = sum(1 for dim in placed.dims if not dim.register)
+    first = next(level for level in range(n) if len(nest.loop(name, level)) == 1)
+    around = list(range(first, n))
+    outer = [level for level in around if _moves_write(placed, level)]
+    inner = [level for level in around if level not in outer]
+    orders = [around, [*outer, *inner]]
+    if len(outer) > 1:
+        orders.append([*outer[:-2], outer[-1], outer[-2], *inner])
+    seen: list[list[int]] = []
+    for order in orders:
+        if order not in seen:
+            seen.append(order)
+            yield tuple(_reordering(name, around, order))
+
+
+def _reordering(name: str, levels: list[int], wanted: list[int]) -> Iterator[Interchange]:
+    """Exchanges that bring the loops into an order."""
+    now = list(levels)
+    for at, loop in enumerate(wanted):
+        place = now.index(loop)
+        if place != at:
+            yield Interchange(name, levels[at], levels[place])
+            now[at], now[place] = now[place], now[at]
+
+
+def _moves_write(placed: Placed, level: int) -> bool:
+    moves = direction(placed, _whole(placed, level))
+    return any(
+        sum(factor * moves.get(it, 0) for it, factor in index.terms)
+        for index in placed.statement.write.index
+    )
+
+
+def _whole(placed: Placed, level: int) -> int:
+    """The loop over single iterations that a loop counts tiles of; itself if it counts none."""
+    wanted = placed.dims[level].expression
+    return next(at for at, d in enumerate(placed.dims) if d.expression == wanted and d.divisor == 1)
 
 
 def parallels(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
@@ -160,7 +246,7 @@ def parallels(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
     placed = scheduled.nest.find(name)
     for level in range(min(2, len(placed.dims))):
         if not placed.dims[level].register:
-            yield (Parallel(name, level),)
+            yield ((Parallel(name, level),),)
 
 
 KINDS: dict[Space, tuple[Kind, ...]] = {
@@ -170,12 +256,30 @@ KINDS: dict[Space, tuple[Kind, ...]] = {
         shifted_fusions,
         distributions,
         rotations,
-        skewed_tilings,
         register_tiles,
+        skewed_tilings,
         vectors,
         unrollings,
     ),
 }
+
+
+def by_work(program: Program, least: float = 0.01) -> list[str]:
+    """Statements by the accesses they make, most first, counted in the box around each domain.
+
+    least: those below this share of the most are left out
+    """
+    work: dict[str, float] = {}
+    for statement in program.statements:
+        domain = isl.Set(f"{{ {domain_text(statement)} }}")
+        total = 1.0 + len(statement.reads)
+        for at in range(len(statement.loops)):
+            if not domain.is_empty():
+                low, high = domain.dim_min_val(at), domain.dim_max_val(at)
+                total *= high.to_python() - low.to_python() + 1
+        work[statement.name] = total
+    most = max(work.values(), default=0.0)
+    return sorted((n for n in work if work[n] >= least * most), key=lambda n: -work[n])
 
 
 def band(nest: Nest, name: str) -> range:
@@ -254,23 +358,16 @@ def _is_contiguous(program: Program, placed: Placed, level: int) -> bool:
     )
 
 
-def _packs(
-    program: Program, nest: Nest, name: str, tile: RegisterTile, turn: Decision
-) -> Iterator[Pack]:
-    """Copies of what is read again by the loop just inside them, but not next to each other."""
-    after = tile.apply(nest)
-    for step in turn:
-        after = step.apply(after)
-    placed = after.find(name)
-    loops = [dim for dim in placed.dims if not dim.register]
+def _packs(program: Program, nest: Nest, name: str) -> Iterator[Pack]:
+    """Copies of what is read again by the loop just inside them."""
+    placed = nest.find(name)
+    n = sum(1 for dim in placed.dims if not dim.register)
     for read in dict.fromkeys(placed.statement.reads):
-        if read.array == placed.statement.write.array:
-            continue
-        for level, dim in enumerate(loops):
-            whole = next(
-                at
-                for at, d in enumerate(placed.dims)
-                if d.expression == dim.expression and d.divisor == 1
-            )
-            if stride_along(program, read, direction(placed, whole)) == 0 and level:
+        for level in range(1, n):
+            moves = direction(placed, _whole(placed, level))
+            if (
+                read.array != placed.statement.write.array
+                and len(nest.loop(name, level)) == 1
+                and stride_along(program, read, moves) == 0
+            ):
                 yield Pack(name, read.array, level)
