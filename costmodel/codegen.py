@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator
 
 import islpy as isl
@@ -35,12 +36,25 @@ def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = 32
             domains = domains.subtract(isl.UnionSet.from_set(tile.domain)).union(tile.domains())
             leaves.extend(tile.leaves())
     build = isl.AstBuild.from_context(isl.Set("{ : }"))
+    depth = max((len(leaf.dims) for leaf in leaves), default=0)
+    build = build.set_iterators(_iterators(program, depth))
     lines = writer.scope(build.node_from_schedule(schedule_tree(leaves, domains)), 0)
     types = "".join(
         f"{text}\n" for text in dict.fromkeys(t.typedef() for t in writer.tiles.values())
     )
     body = "".join(f"  {line}\n" for line in lines)
     return f"{types}{c_text.signature(program, name)} {{\n{body}}}\n"
+
+
+def _iterators(program: Program, depth: int) -> isl.IdList:
+    """c0, c1, ... or other letters where arrays have such names."""
+    arrays = {array.name for array in program.arrays}
+    letters = ("c", "t", "x", "y", "z", "loop")
+    prefix = next(x for x in letters if not arrays & {f"{x}{at}" for at in range(depth)})
+    names = isl.IdList.alloc(isl.DEFAULT_CONTEXT, depth)
+    for at in range(depth):
+        names = names.add(isl.Id(f"{prefix}{at}"))
+    return names
 
 
 class _Writer:
@@ -83,7 +97,7 @@ class _Writer:
     def _loop(self, node: isl.AstNode) -> list[str]:
         iterator = node.for_get_iterator().to_C_str()
         start = node.for_get_init().to_C_str()
-        level = int(iterator[1:])  # isl leaves out loops of one iteration, but counts them
+        level = int(iterator.lstrip(string.ascii_letters))  # isl leaves out loops of one iteration, but counts them
         body = self.scope(node.for_get_body(), level + 1)
         inside = [f"  {line}" for line in body]
         if node.for_is_degenerate():

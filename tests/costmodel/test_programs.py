@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from common import native
 from costmodel import interpreter, plain_c, programs
+from costmodel.codegen import c_function
 from costmodel.ir import Program
+from costmodel.schedule import apply
 from tests.costmodel.compiled import C_NUMBERS, EXACT
 from tests.costmodel.small_programs import copies
 
@@ -30,11 +32,12 @@ def inputs(program: Program, rng: np.random.Generator) -> dict[str, NDArray[Any]
 
 
 def compiled(name: str, program: Program) -> dict[str, native.NativeFunction]:
-    """`plain`, made from the program, and `original`, the C file as it stands."""
+    """`plain` and `isl`, made from the program, and `original`, the C file as it stands."""
     outside = [a for a in program.arrays if a.role != "temp"]
     head = ", ".join(f"{C_NUMBERS[a.dtype]}* {a.name}_" for a in outside)
     given = ", ".join(f"*{a.name}_" if not a.shape else f"(void*){a.name}_" for a in outside)
     text = plain_c.source(program, "plain").replace("void plain", "EXPORT void plain")
+    text += c_function(apply(program), "isl").replace("void isl", "EXPORT void isl")
     text += f"#undef min\n#undef max\n{programs.source_path(name).read_text()}"
     text += f"EXPORT void original({head}) {{ {program.name}({given}); }}\n"
     dtype = C_NUMBERS[program.arrays[0].dtype]
@@ -44,6 +47,7 @@ def compiled(name: str, program: Program) -> dict[str, native.NativeFunction]:
     every = ", ".join(f"{C_NUMBERS[a.dtype]}* {a.name}" for a in program.arrays)
     return {
         "plain": library.function(f"void plain({every})"),
+        "isl": library.function(f"void isl({every})"),
         "original": library.function(f"void original({head})"),
     }
 
@@ -65,7 +69,8 @@ def test_program_computes_what_its_c_does_to_the_bit(
     for array in program.arrays:
         if array.role in ("out", "temp"):
             plain[array.name][...] = np.nan
-    interpreted = copies(plain)
+    interpreted, by_isl = copies(plain), copies(plain)
+    functions["isl"](*(by_isl[a.name] for a in program.arrays))
     functions["plain"](*(plain[a.name] for a in program.arrays))
     interpreter.run(program, interpreted)
 
@@ -76,6 +81,7 @@ def test_program_computes_what_its_c_does_to_the_bit(
         wanted = original[array.name]
         assert np.isfinite(wanted).all()
         assert plain[array.name].tobytes() == wanted.tobytes(), array.name
+        assert by_isl[array.name].tobytes() == wanted.tobytes(), array.name
         assert interpreted[array.name].tobytes() == wanted.tobytes(), array.name
         same = wanted.tobytes() == start[array.name].tobytes()
         assert same or array.role != "in"
