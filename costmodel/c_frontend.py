@@ -20,7 +20,7 @@ from costmodel import bounds, lowering
 from costmodel.c_reader import Reader
 from costmodel.errors import UnsupportedProgram
 from costmodel.ir import Program
-from costmodel.preprocess import preprocessed
+from costmodel.preprocess import first_error, preprocessed
 
 
 def from_c(
@@ -45,7 +45,7 @@ def from_c(
     try:
         tree = c_parser.CParser().parse(clean, file)
     except c_parser.ParseError as error:
-        raise UnsupportedProgram(f"{error}: the source is no plain C") from None
+        raise UnsupportedProgram(f"{first_error(clean) or error}: this is no plain C") from None
     definition = _choose(tree, function, file)
     reader = Reader(file, tree, params or {})
     lowered = lowering.lower(reader.function(definition), params or {}, c_types=True)

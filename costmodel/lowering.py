@@ -320,11 +320,15 @@ class _Lowering:
         if name in self.scope.params:
             return Affine((), self.scope.params[name])
         own = self.scope.arrays.get(name)
-        if own is not None and not (own in self.by_value and self.arrays[own].dtype == "int32"):
+        if own is not None and not self._may_be_size(own):
             raise NotAffine(f"{place} depends on data: {name} is no iterator and no fixed number")
         raise UnboundParameter(
             f"{place} needs the number {name} stands for: give params={{{name!r}: ...}}"
         )
+
+    def _may_be_size(self, own: str) -> bool:
+        """Whether an array is a whole number passed by value, whose number is just not given."""
+        return own in self.by_value and self.arrays[own].dtype == "int32"
 
     def test(self, node: Node) -> Cases:
         """Cases of an affine condition."""
@@ -336,17 +340,18 @@ class _Lowering:
             case Operation("not", (part,)):
                 return conditions.opposite(self.test(part))
             case Operation(op, (left, right)) if op in _MIRRORED:
-                return conditions.compare(op, self._guard(left), self._guard(right))
+                self._refuse_data(node)
+                return conditions.compare(op, self.affine(left), self.affine(right))
             case _:
-                return conditions.compare("!=", self._guard(node), Affine())
+                self._refuse_data(node)
+                return conditions.compare("!=", self.affine(node), Affine())
 
-    def _guard(self, node: Node) -> Affine:
-        if self._names_data(node):
+    def _refuse_data(self, condition: Node) -> None:
+        if self._names_data(condition):
             raise UnsupportedProgram(
-                f"{node.place} decides by data whether statements run: write the choice as a value,"
-                " x = a if condition else b (C: condition ? a : b)"
+                f"{condition.place} decides by data whether statements run: write the choice as a "
+                "value, x = a if condition else b (C: condition ? a : b)"
             )
-        return self.affine(node)
 
     def _names_data(self, node: Node) -> bool:
         match node:
@@ -354,7 +359,7 @@ class _Lowering:
                 return True
             case Name(name):
                 own = self.scope.arrays.get(name)
-                return own is not None and own not in self.by_value
+                return own is not None and not self._may_be_size(own)
             case Operation(_, parts):
                 return any(map(self._names_data, parts))
             case Cast(_, part):
