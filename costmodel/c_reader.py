@@ -29,8 +29,9 @@ from costmodel.syntax import (
 
 _DTYPES = {"double": "float64", "float": "float32", "int": "int32", "signed int": "int32"}
 _WHOLE = {"int", "signed", "unsigned", "long", "short", "size_t"}
+# min and max are no functions of C, but every tiled loop nest has them as macros.
 _FUNCTIONS = {"fabs": "fabs", "fmin": "min", "fmax": "max"} | {
-    name: name for name in ("sqrt", "exp", "log", "pow", "sin", "cos", "abs")
+    name: name for name in ("sqrt", "exp", "log", "pow", "sin", "cos", "abs", "min", "max")
 }
 _BINARY = {"+": "+", "-": "-", "*": "*", "/": "/", "%": "rem", "&&": "and", "||": "or"} | {
     op: op for op in ("<", "<=", ">", ">=", "==", "!=")
@@ -341,7 +342,8 @@ class Reader:
         place = self.place(node)
         match node:
             case c_ast.Constant():
-                return Number(self._number(node), place)
+                number = Number(self._number(node), place)
+                return Cast("float32", number, place) if node.type == "float" else number
             case c_ast.ID(name=name):
                 return Name(name, place)
             case c_ast.ArrayRef():

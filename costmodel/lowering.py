@@ -7,6 +7,7 @@ Select, scalars are arrays without dimensions, sizes are numbers taken from `par
 
 from __future__ import annotations
 
+import ctypes
 import keyword
 import math
 from collections.abc import Mapping
@@ -429,6 +430,8 @@ class _Lowering:
     def _cast(self, dtype: str, part: Node, place: Place) -> Expr:
         inner = self.value(part)
         match inner:
+            case Const(number) if dtype == "float32" and self.written != "float32":
+                return Const(ctypes.c_float(number).value)
             case Const(number) if dtype != "int32":
                 return Const(float(number))
             case Index() if dtype != "int32" and self.written != "int32":

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from costmodel import interpreter, plain_c, programs
 from costmodel.c_frontend import from_c
@@ -20,7 +22,8 @@ from costmodel.errors import (
 )
 from costmodel.ir import Program
 from costmodel.python_frontend import kernel
-from tests.costmodel.compiled import call
+from tests.costmodel.compiled import C_NUMBERS, call
+from tests.costmodel.small_programs import copies, random_inputs, random_program
 
 
 def normal(body: str, before: str = "", **params: int) -> str:
@@ -289,6 +292,49 @@ def test_float_constants_take_the_type_of_what_is_written() -> None:
     arrays = {"a": np.array([3.0], "float32")}
     interpreter.run(program, arrays)
     assert arrays["a"][0] == np.float32(3) * np.float32(0.1) + np.float32(1)
+
+
+def test_a_short_constant_is_rounded_before_it_is_a_double() -> None:
+    assert normal("a[0] = 0.1f;") == f"a[0] = {float(np.float32(0.1))!r}"
+    program = from_c("void f(float a[1]) { a[0] = 0.1f; }")
+    assert program.hash == from_c("void f(float a[1]) { a[0] = 0.1; }").hash
+
+
+def as_c(program: Program) -> str:
+    """C with the shapes of arrays in its head, and scalar temps as locals."""
+    head = ", ".join(
+        f"{C_NUMBERS[a.dtype]} {a.name}" + "".join(f"[{extent}]" for extent in a.shape)
+        for a in program.arrays
+        if a.role != "temp"
+    )
+    locals_ = " ".join(
+        f"{C_NUMBERS[a.dtype]} {a.name} = 0;" for a in program.arrays if a.role == "temp"
+    )
+    body = plain_c.function(program).split("{", 1)[1]
+    for array in program.arrays:
+        if array.role == "temp":
+            body = body.replace(f"{array.name}[0]", array.name)
+    return f"void {program.name}({head}) {{ {locals_} {body}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "mixed"])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_c_of_a_program_means_the_program(dtype: str, seed: int) -> None:
+    program = random_program(seed, dtype)
+    again = from_c(as_c(program))
+    ours = random_inputs(program, np.random.default_rng(seed))
+    theirs = copies(ours)
+    for array in program.arrays:
+        if array.role == "temp":
+            ours[array.name][...] = 0
+    interpreter.run(program, ours)
+    interpreter.run(again, theirs)
+    for array in program.arrays:
+        if array.role != "temp":
+            np.testing.assert_array_equal(
+                ours[array.name], theirs[array.name], err_msg=str(program)
+            )
 
 
 REFUSED: list[tuple[str, type[CostModelError], str]] = [
