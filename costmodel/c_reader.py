@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NoReturn
 
 from pycparser import c_ast, c_generator  # type: ignore[import-untyped]  # it publishes no types
@@ -78,25 +78,29 @@ class Reader:
         """Parameters, the global variables used, and the region or body."""
         given = definition.decl.type.args
         nodes = [n for n in (given.params if given else []) if not _is_void(n)]
-        before, items = self._region(definition)
+        before, items, after = self._region(definition)
         loops = map(_loop_name, _find(definition.body, c_ast.For))
         self.iterators = {name for name in loops if name is not None}
         used = {n.name for n in _find(definition.body, c_ast.ID)}
         inner = {n.name for n in (*nodes, *_find(definition.body, c_ast.Decl))}
         arguments = [self._argument(n) for n in nodes]
-        fixed: list[Action] = []
+        start: list[Action] = []
         for decl in self.globals:
             if decl.name in used - inner:
-                self._outside(decl, arguments, fixed)
+                start += self._outside(decl, arguments, is_shared="const" not in decl.quals)
+        others = [n for n in before if not isinstance(n, c_ast.Decl)] + after
+        shared = {n.name for other in others for n in _find(other, c_ast.ID)}
         for decl in before:
             if isinstance(decl, c_ast.Decl) and decl.name not in self.iterators:
-                self._outside(decl, arguments, fixed)
+                start += self._outside(decl, arguments, is_shared=decl.name in shared)
         body = self._block(items, is_last=True)
         name = definition.decl.name
-        return Function(name, tuple(arguments), (*fixed, *body), self.place(definition.decl))
+        return Function(name, tuple(arguments), (*start, *body), self.place(definition.decl))
 
-    def _region(self, definition: c_ast.FuncDef) -> tuple[list[c_ast.Node], list[c_ast.Node]]:
-        """What stands before the region, and the region; without pragmas all is the region."""
+    def _region(
+        self, definition: c_ast.FuncDef
+    ) -> tuple[list[c_ast.Node], list[c_ast.Node], list[c_ast.Node]]:
+        """Before the region, the region, and after it; without pragmas all is the region."""
         items = definition.body.block_items or []
         marks = {
             word: [
@@ -110,25 +114,23 @@ class Reader:
             inside = {(n.string or "").strip() for n in _find(definition.body, c_ast.Pragma)}
             if "scop" in inside:
                 self.refuse(definition.decl, "has its #pragma scop inside another block")
-            return [], items
+            return [], items, []
         if len(marks["scop"]) != 1 or len(marks["endscop"]) != 1:
             self.refuse(definition.decl, "must have one #pragma scop and one #pragma endscop")
         first, last = marks["scop"][0], marks["endscop"][0]
-        return items[:first], items[first + 1 : last]
+        return items[:first], items[first + 1 : last], items[last + 1 :]
 
-    def _outside(self, decl: c_ast.Decl, arguments: list[Argument], fixed: list[Action]) -> None:
-        """A variable declared outside the region: what the region takes from it comes in."""
-        if decl.init is None:
+    def _outside(
+        self, decl: c_ast.Decl, arguments: list[Argument], is_shared: bool
+    ) -> Iterable[Action]:
+        """A variable declared outside the region.
+
+        is_shared: other code writes or reads it, so that it comes in and goes out as an argument
+        """
+        if is_shared and decl.name not in self.params:
             arguments.append(self._argument(decl))
-        elif "const" in decl.quals and isinstance(decl.type, c_ast.TypeDecl):
-            fixed.append(self._constant(decl))
-        elif decl.name not in self.params:
-            self.refuse(decl, "has a value from outside the region: make it a parameter or const")
-
-    def _constant(self, decl: c_ast.Decl) -> Action:
-        if self._words(decl.type) <= _WHOLE:
-            return Fix(decl.name, self.node(decl.init), self.place(decl))
-        self.refuse(decl, "is no whole number: make it a parameter, or write the number itself")
+            return ()
+        return tuple(self._local(decl))
 
     def _argument(self, decl: c_ast.Decl) -> Argument:
         place = self.place(decl)
@@ -224,14 +226,16 @@ class Reader:
     def _local(self, decl: c_ast.Decl) -> Iterator[Action]:
         if isinstance(decl.type, c_ast.FuncDecl):
             self.refuse(decl, "declares a function inside the program")
-        if {"static", "extern"} & set(decl.storage):
+        if {"static", "extern"} & set(decl.storage) and "const" not in decl.quals:
             self.refuse(decl, "keeps its value between calls")
         if isinstance(decl.type, c_ast.PtrDecl):
             self.refuse(decl, f"is a pointer: {decl.name} may be another name of an array")
         is_number = isinstance(decl.type, c_ast.TypeDecl)
         is_whole = is_number and self._words(decl.type) <= _WHOLE
         if is_whole and decl.init is not None and "const" in decl.quals:
-            yield self._constant(decl)
+            yield Fix(decl.name, self.node(decl.init), self.place(decl))
+            return
+        if decl.name in self.params and is_number:
             return
         if decl.name in self.iterators and is_number and decl.init is None:
             return
