@@ -97,9 +97,8 @@ class _Writer:
     def _loop(self, node: isl.AstNode) -> list[str]:
         iterator = node.for_get_iterator().to_C_str()
         start = node.for_get_init().to_C_str()
-        level = int(
-            iterator.lstrip(string.ascii_letters)
-        )  # isl leaves out loops of one iteration, but counts them
+        # isl leaves out loops of one iteration, but counts them.
+        level = int(iterator.lstrip(string.ascii_letters))
         body = self.scope(node.for_get_body(), level + 1)
         inside = [f"  {line}" for line in body]
         if node.for_is_degenerate():
