@@ -63,6 +63,7 @@ class Reader:
         self.typedefs = {n.name: n for n in tree.ext if isinstance(n, c_ast.Typedef)}
         self.globals = [n for n in tree.ext if isinstance(n, c_ast.Decl) and _is_variable(n)]
         self.iterators: set[str] = set()
+        self.assigned: set[str] = set()  # names the function writes to after their declaration
 
     def place(self, node: c_ast.Node) -> Place:
         coord = node.coord
@@ -81,6 +82,7 @@ class Reader:
         before, items, after = self._region(definition)
         loops = map(_loop_name, _find(definition.body, c_ast.For))
         self.iterators = {name for name in loops if name is not None}
+        self.assigned = set(_written(definition.body))
         used = {n.name for n in _find(definition.body, c_ast.ID)}
         inner = {n.name for n in (*nodes, *_find(definition.body, c_ast.Decl))}
         arguments = [self._argument(n) for n in nodes]
@@ -232,7 +234,7 @@ class Reader:
             self.refuse(decl, f"is a pointer: {decl.name} may be another name of an array")
         is_number = isinstance(decl.type, c_ast.TypeDecl)
         is_whole = is_number and self._words(decl.type) <= _WHOLE
-        if is_whole and decl.init is not None and "const" in decl.quals:
+        if is_whole and decl.init is not None and decl.name not in self.assigned | self.iterators:
             yield Fix(decl.name, self.node(decl.init), self.place(decl))
             return
         if decl.name in self.params and is_number:
@@ -422,6 +424,16 @@ def _find(node: c_ast.Node, kind: type) -> Iterator[Any]:
         yield node
     for _, child in node.children():
         yield from _find(child, kind)
+
+
+def _written(body: c_ast.Node) -> Iterator[str]:
+    """Scalars that are assigned to, stepped, or whose address is taken."""
+    for node in _find(body, c_ast.Assignment):
+        if isinstance(node.lvalue, c_ast.ID):
+            yield node.lvalue.name
+    for node in _find(body, c_ast.UnaryOp):
+        if node.op in ("++", "p++", "--", "p--", "&") and isinstance(node.expr, c_ast.ID):
+            yield node.expr.name
 
 
 def _loop_name(node: c_ast.For) -> str | None:

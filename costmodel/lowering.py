@@ -200,10 +200,8 @@ class _Lowering:
                     done.append(self._assign(action))
                 case Declare(name, dtype, shape, place):
                     self._array(name, dtype, shape, "temp", place)
-                case Fix(name, value):
-                    fixed = self.affine(value)
-                    self.scope.forget(name)
-                    self.scope.iterators[name] = fixed
+                case Fix():
+                    done.extend(self._fix(action))
                 case Block(body):
                     done.extend(self.actions(body))
                 case For():
@@ -228,6 +226,19 @@ class _Lowering:
         self.written = self.arrays[write.array].dtype
         self.places.append(action.place)
         return Computation(write, self.value(action.value), self.guards)
+
+    def _fix(self, action: Fix) -> list[Computation]:
+        """A linear value is put in where the name stands; any other is stored in a scalar."""
+        try:
+            fixed = self.affine(action.value)
+        except NotAffine:
+            target = Name(action.name, action.place)
+            value = Assign(target, action.value, action.place)
+            self._array(action.name, "int32", (), "temp", action.place)
+            return [self._assign(value)]
+        self.scope.forget(action.name)
+        self.scope.iterators[action.name] = fixed
+        return []
 
     def _if(self, action: If) -> list[Loop | Computation]:
         cases = self.test(action.test)
@@ -480,7 +491,7 @@ class _Lowering:
         """Whether an iterator enters the value as an int."""
         match node:
             case Name(name):
-                return name in self.scope.iterators
+                return bool(self.scope.iterators.get(name, Affine()).terms)
             case Operation(_, parts):
                 return any(map(self._uncast, parts))
             case _:
