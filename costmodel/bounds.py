@@ -8,6 +8,7 @@ import islpy as isl
 
 from costmodel.errors import OutOfBounds
 from costmodel.ir import Access, Program, Statement
+from costmodel.poly import domain_text, space_text
 
 
 def check(program: Program, places: Sequence[object] | None = None) -> None:
@@ -16,11 +17,11 @@ def check(program: Program, places: Sequence[object] | None = None) -> None:
     places: where each statement stands, to begin the message with; its name by default
     """
     for number, statement in enumerate(program.statements):
-        domain = instance_set(statement)
-        for access in (*statement.reads, statement.write):
+        domain = isl.Set(f"{{ {domain_text(statement)} }}")
+        for access in dict.fromkeys((*statement.reads, statement.write)):
             shape = program.array(access.array).shape
             for constraint, reason in _violations(access, shape):
-                outside = domain.intersect(_set(statement, [constraint]))
+                outside = domain.intersect(isl.Set(f"{{ {space_text(statement)} : {constraint} }}"))
                 if not outside.is_empty():
                     point = _first_point(outside, statement)
                     before = places[number] if places else statement.name
@@ -28,33 +29,6 @@ def check(program: Program, places: Sequence[object] | None = None) -> None:
                         f"{before}: {access} leaves {access.array} of shape {shape} "
                         f"at {point or 'its only iteration'}: {reason}"
                     )
-
-
-def instance_set(statement: Statement) -> isl.Set:
-    """The iterations in which a statement runs."""
-    constraints = []
-    for loop in statement.loops:
-        constraints += [f"{loop.lower} <= {loop.name}", f"{loop.name} < {loop.upper}"]
-    constraints += map(_as_isl, map(str, statement.computation.guards))
-    return _set(statement, constraints)
-
-
-def access_map(statement: Statement, access: Access) -> isl.Map:
-    """From the iterations of a statement to the cells one of its accesses touches."""
-    index = ", ".join(map(str, access.index))
-    text = f"{{ {statement.name}[{', '.join(statement.iterators)}] -> {access.array}[{index}] }}"
-    return isl.Map(text).intersect_domain(instance_set(statement))
-
-
-def _as_isl(condition: str) -> str:
-    return condition.replace("==", "=")
-
-
-def _set(statement: Statement, constraints: list[str]) -> isl.Set:
-    """`{ S0[i, j] : constraints }`"""
-    names = ", ".join(statement.iterators)
-    where = " and ".join(constraints) or "true"
-    return isl.Set(f"{{ {statement.name}[{names}] : {where} }}")
 
 
 def _violations(access: Access, shape: tuple[int, ...]) -> Iterator[tuple[str, str]]:

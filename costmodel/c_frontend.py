@@ -11,16 +11,17 @@ the type of what a statement writes. fmin and fmax mean `a < b ? a : b` and `a >
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pycparser import c_ast, c_parser  # type: ignore[import-untyped]  # it publishes no types
 
 from costmodel import bounds, lowering
+from costmodel.c_cut import cut
 from costmodel.c_reader import Reader
 from costmodel.errors import UnsupportedProgram
 from costmodel.ir import Program
-from costmodel.preprocess import preprocessed
+from costmodel.preprocess import first_error, preprocessed
 
 
 def from_c(
@@ -33,7 +34,7 @@ def from_c(
     """Read a program from a C file or text.
 
     source:   path of a file, or the text itself (whatever has a line break or a brace)
-    function: which one, if the source has several
+    function: which one, if the source has several; the others need not be readable
     params:   numbers for sizes, before any `#define` of the same name
     defines:  macros before any `#define` of the same name: {"DATA_TYPE": "float"}
 
@@ -42,11 +43,14 @@ def from_c(
     """
     text, file, folder = _read(source)
     clean = preprocessed(text, file, folder, tuple(params or {}), defines or {})
+    clean, name = cut(clean, function, file)
     try:
         tree = c_parser.CParser().parse(clean, file)
     except c_parser.ParseError as error:
-        raise UnsupportedProgram(f"{error}: the source is no plain C") from None
-    definition = _choose(tree, function, file)
+        raise UnsupportedProgram(f"{first_error(clean) or error}: this is no plain C") from None
+    definition = next(
+        node for node in tree.ext if isinstance(node, c_ast.FuncDef) and node.decl.name == name
+    )
     reader = Reader(file, tree, params or {})
     lowered = lowering.lower(reader.function(definition), params or {}, c_types=True)
     bounds.check(lowered.program, lowered.places)
@@ -59,33 +63,3 @@ def _read(source: str | os.PathLike[str]) -> tuple[str, str, Path | None]:
         return source, "<source>", None
     path = Path(source)
     return path.read_text(), path.name, path.parent
-
-
-def _choose(tree: c_ast.FileAST, name: str | None, file: str) -> c_ast.FuncDef:
-    """The function asked for, else the one with a region, else the only one but main."""
-    found = {node.decl.name: node for node in tree.ext if isinstance(node, c_ast.FuncDef)}
-    if name is not None:
-        if name not in found:
-            raise UnsupportedProgram(
-                f"{file} has no function {name}: it has {', '.join(found) or 'none'}"
-            )
-        return found[name]
-    marked = [node for node in found.values() if any(map(_is_scop, _pragmas(node.body)))]
-    plain = [node for key, node in found.items() if key != "main"]
-    for choice in (marked, plain):
-        if len(choice) == 1:
-            return choice[0]
-    raise UnsupportedProgram(
-        f"{file} has {len(found)} functions ({', '.join(found)}): say which by function=..."
-    )
-
-
-def _pragmas(node: c_ast.Node) -> Iterator[c_ast.Pragma]:
-    if isinstance(node, c_ast.Pragma):
-        yield node
-    for _, child in node.children():
-        yield from _pragmas(child)
-
-
-def _is_scop(node: c_ast.Pragma) -> bool:
-    return bool(node.string and node.string.split()[:1] == ["scop"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NoReturn
 
 from pycparser import c_ast, c_generator  # type: ignore[import-untyped]  # it publishes no types
@@ -29,8 +29,9 @@ from costmodel.syntax import (
 
 _DTYPES = {"double": "float64", "float": "float32", "int": "int32", "signed int": "int32"}
 _WHOLE = {"int", "signed", "unsigned", "long", "short", "size_t"}
+# min and max are no functions of C, but every tiled loop nest has them as macros.
 _FUNCTIONS = {"fabs": "fabs", "fmin": "min", "fmax": "max"} | {
-    name: name for name in ("sqrt", "exp", "log", "pow", "sin", "cos", "abs")
+    name: name for name in ("sqrt", "exp", "log", "pow", "sin", "cos", "abs", "min", "max")
 }
 _BINARY = {"+": "+", "-": "-", "*": "*", "/": "/", "%": "rem", "&&": "and", "||": "or"} | {
     op: op for op in ("<", "<=", ">", ">=", "==", "!=")
@@ -62,6 +63,7 @@ class Reader:
         self.typedefs = {n.name: n for n in tree.ext if isinstance(n, c_ast.Typedef)}
         self.globals = [n for n in tree.ext if isinstance(n, c_ast.Decl) and _is_variable(n)]
         self.iterators: set[str] = set()
+        self.assigned: set[str] = set()  # names the function writes to after their declaration
 
     def place(self, node: c_ast.Node) -> Place:
         coord = node.coord
@@ -77,25 +79,30 @@ class Reader:
         """Parameters, the global variables used, and the region or body."""
         given = definition.decl.type.args
         nodes = [n for n in (given.params if given else []) if not _is_void(n)]
-        before, items = self._region(definition)
+        before, items, after = self._region(definition)
         loops = map(_loop_name, _find(definition.body, c_ast.For))
         self.iterators = {name for name in loops if name is not None}
+        self.assigned = set(_written(definition.body))
         used = {n.name for n in _find(definition.body, c_ast.ID)}
         inner = {n.name for n in (*nodes, *_find(definition.body, c_ast.Decl))}
         arguments = [self._argument(n) for n in nodes]
-        fixed: list[Action] = []
+        start: list[Action] = []
         for decl in self.globals:
             if decl.name in used - inner:
-                self._outside(decl, arguments, fixed)
+                start += self._outside(decl, arguments, is_shared="const" not in decl.quals)
+        others = [n for n in before if not isinstance(n, c_ast.Decl)] + after
+        shared = {n.name for other in others for n in _find(other, c_ast.ID)}
         for decl in before:
             if isinstance(decl, c_ast.Decl) and decl.name not in self.iterators:
-                self._outside(decl, arguments, fixed)
+                start += self._outside(decl, arguments, is_shared=decl.name in shared)
         body = self._block(items, is_last=True)
         name = definition.decl.name
-        return Function(name, tuple(arguments), (*fixed, *body), self.place(definition.decl))
+        return Function(name, tuple(arguments), (*start, *body), self.place(definition.decl))
 
-    def _region(self, definition: c_ast.FuncDef) -> tuple[list[c_ast.Node], list[c_ast.Node]]:
-        """What stands before the region, and the region; without pragmas all is the region."""
+    def _region(
+        self, definition: c_ast.FuncDef
+    ) -> tuple[list[c_ast.Node], list[c_ast.Node], list[c_ast.Node]]:
+        """Before the region, the region, and after it; without pragmas all is the region."""
         items = definition.body.block_items or []
         marks = {
             word: [
@@ -109,25 +116,23 @@ class Reader:
             inside = {(n.string or "").strip() for n in _find(definition.body, c_ast.Pragma)}
             if "scop" in inside:
                 self.refuse(definition.decl, "has its #pragma scop inside another block")
-            return [], items
+            return [], items, []
         if len(marks["scop"]) != 1 or len(marks["endscop"]) != 1:
             self.refuse(definition.decl, "must have one #pragma scop and one #pragma endscop")
         first, last = marks["scop"][0], marks["endscop"][0]
-        return items[:first], items[first + 1 : last]
+        return items[:first], items[first + 1 : last], items[last + 1 :]
 
-    def _outside(self, decl: c_ast.Decl, arguments: list[Argument], fixed: list[Action]) -> None:
-        """A variable declared outside the region: what the region takes from it comes in."""
-        if decl.init is None:
+    def _outside(
+        self, decl: c_ast.Decl, arguments: list[Argument], is_shared: bool
+    ) -> Iterable[Action]:
+        """A variable declared outside the region.
+
+        is_shared: other code writes or reads it, so that it comes in and goes out as an argument
+        """
+        if is_shared and decl.name not in self.params:
             arguments.append(self._argument(decl))
-        elif "const" in decl.quals and isinstance(decl.type, c_ast.TypeDecl):
-            fixed.append(self._constant(decl))
-        elif decl.name not in self.params:
-            self.refuse(decl, "has a value from outside the region: make it a parameter or const")
-
-    def _constant(self, decl: c_ast.Decl) -> Action:
-        if self._words(decl.type) <= _WHOLE:
-            return Fix(decl.name, self.node(decl.init), self.place(decl))
-        self.refuse(decl, "is no whole number: make it a parameter, or write the number itself")
+            return ()
+        return tuple(self._local(decl))
 
     def _argument(self, decl: c_ast.Decl) -> Argument:
         place = self.place(decl)
@@ -223,14 +228,16 @@ class Reader:
     def _local(self, decl: c_ast.Decl) -> Iterator[Action]:
         if isinstance(decl.type, c_ast.FuncDecl):
             self.refuse(decl, "declares a function inside the program")
-        if {"static", "extern"} & set(decl.storage):
+        if {"static", "extern"} & set(decl.storage) and "const" not in decl.quals:
             self.refuse(decl, "keeps its value between calls")
         if isinstance(decl.type, c_ast.PtrDecl):
             self.refuse(decl, f"is a pointer: {decl.name} may be another name of an array")
         is_number = isinstance(decl.type, c_ast.TypeDecl)
         is_whole = is_number and self._words(decl.type) <= _WHOLE
-        if is_whole and decl.init is not None and "const" in decl.quals:
-            yield self._constant(decl)
+        if is_whole and decl.init is not None and decl.name not in self.assigned | self.iterators:
+            yield Fix(decl.name, self.node(decl.init), self.place(decl))
+            return
+        if decl.name in self.params and is_number:
             return
         if decl.name in self.iterators and is_number and decl.init is None:
             return
@@ -341,7 +348,8 @@ class Reader:
         place = self.place(node)
         match node:
             case c_ast.Constant():
-                return Number(self._number(node), place)
+                number = Number(self._number(node), place)
+                return Cast("float32", number, place) if node.type == "float" else number
             case c_ast.ID(name=name):
                 return Name(name, place)
             case c_ast.ArrayRef():
@@ -416,6 +424,16 @@ def _find(node: c_ast.Node, kind: type) -> Iterator[Any]:
         yield node
     for _, child in node.children():
         yield from _find(child, kind)
+
+
+def _written(body: c_ast.Node) -> Iterator[str]:
+    """Scalars that are assigned to, stepped, or whose address is taken."""
+    for node in _find(body, c_ast.Assignment):
+        if isinstance(node.lvalue, c_ast.ID):
+            yield node.lvalue.name
+    for node in _find(body, c_ast.UnaryOp):
+        if node.op in ("++", "p++", "--", "p--", "&") and isinstance(node.expr, c_ast.ID):
+            yield node.expr.name
 
 
 def _loop_name(node: c_ast.For) -> str | None:

@@ -17,10 +17,8 @@ from costmodel.register_tile import RegisterTile
 from costmodel.schedule import ScheduledProgram
 from costmodel.schedule_tree import Leaf, schedule_tree
 
-VECTOR_BYTES = 32
 
-
-def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = VECTOR_BYTES) -> str:
+def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = 32) -> str:
     """The program as one C function `void name(arrays...)`; see c_text.signature and PRELUDE.
 
     Loops at level l count in c<l>; pragmas stand on the loops the schedule marked.
@@ -37,16 +35,18 @@ def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = VE
         else:
             domains = domains.subtract(isl.UnionSet.from_set(tile.domain)).union(tile.domains())
             leaves.extend(tile.leaves())
-    return writer.function(schedule_tree(leaves, domains), name)
+    build = isl.AstBuild.from_context(isl.Set("{ : }"))
+    depth = max((len(leaf.dims) for leaf in leaves), default=0)
+    build = build.set_iterators(_iterators(program, depth))
+    lines = writer.scope(build.node_from_schedule(schedule_tree(leaves, domains)), 0)
+    types = "".join(
+        f"{text}\n" for text in dict.fromkeys(t.typedef() for t in writer.tiles.values())
+    )
+    body = "".join(f"  {line}\n" for line in lines)
+    return f"{types}{c_text.signature(program, name)} {{\n{body}}}\n"
 
 
-def c_function_of_tree(program: Program, tree: isl.Schedule, name: str) -> str:
-    """The program as one C function, in the order of any schedule tree of isl's."""
-    nest = Nest(tuple(Placed(s, (), ()) for s in program.statements))
-    return _Writer(program, nest, VECTOR_BYTES).function(tree, name)
-
-
-def _iterators(program: Program, depth: int = 32) -> isl.IdList:
+def _iterators(program: Program, depth: int) -> isl.IdList:
     """c0, c1, ... or other letters where arrays have such names."""
     arrays = {array.name for array in program.arrays}
     letters = ("c", "t", "x", "y", "z", "loop")
@@ -68,13 +68,6 @@ class _Writer:
             if p.dims and p.dims[-1].register
         }
         self._needed: dict[str, int] = {}  # declarations, with the loops they lie in
-
-    def function(self, tree: isl.Schedule, name: str) -> str:
-        build = isl.AstBuild.from_context(isl.Set("{ : }"))
-        build = build.set_iterators(_iterators(self._program))
-        body = "".join(f"  {line}\n" for line in self.scope(build.node_from_schedule(tree), 0))
-        types = "".join(f"{text}\n" for text in {t.typedef(): 0 for t in self.tiles.values()})
-        return f"{types}{c_text.signature(self._program, name)} {{\n{body}}}\n"
 
     def scope(self, node: isl.AstNode, level: int) -> list[str]:
         """C text of a node with the registers and buffers that live inside `level` loops."""
@@ -104,9 +97,8 @@ class _Writer:
     def _loop(self, node: isl.AstNode) -> list[str]:
         iterator = node.for_get_iterator().to_C_str()
         start = node.for_get_init().to_C_str()
-        level = int(
-            iterator.lstrip(string.ascii_letters)
-        )  # isl leaves out loops of one iteration, but counts them
+        # isl leaves out loops of one iteration, but counts them.
+        level = int(iterator.lstrip(string.ascii_letters))
         body = self.scope(node.for_get_body(), level + 1)
         inside = [f"  {line}" for line in body]
         if node.for_is_degenerate():
@@ -125,9 +117,7 @@ class _Writer:
 
     def _pragmas(self, body: list[str], level: int) -> Iterator[str]:
         """Those of the loop at this level around the statements of the body."""
-        dims = [p.dims[level] for p in self._inside(body) if p.dims[level:]]
-        if not dims:
-            return
+        dims = [p.dims[level] for p in self._inside(body)]
         if all(dim.is_parallel for dim in dims):
             yield "#pragma omp parallel for"
         if all(dim.is_vector for dim in dims):

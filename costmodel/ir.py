@@ -75,7 +75,7 @@ class Load:
 class Const:
     """A number of the program's text: an int, or a float in the type of what is written."""
 
-    value: int | float
+    value: int | float = attrs.field(eq=repr)  # 1 and 1.0 differ: 1 / 2 is 0 and 1.0 / 2 is 0.5
 
 
 @attrs.frozen

@@ -7,6 +7,7 @@ Select, scalars are arrays without dimensions, sizes are numbers taken from `par
 
 from __future__ import annotations
 
+import ctypes
 import keyword
 import math
 from collections.abc import Mapping
@@ -199,10 +200,8 @@ class _Lowering:
                     done.append(self._assign(action))
                 case Declare(name, dtype, shape, place):
                     self._array(name, dtype, shape, "temp", place)
-                case Fix(name, value):
-                    fixed = self.affine(value)
-                    self.scope.forget(name)
-                    self.scope.iterators[name] = fixed
+                case Fix():
+                    done.extend(self._fix(action))
                 case Block(body):
                     done.extend(self.actions(body))
                 case For():
@@ -227,6 +226,19 @@ class _Lowering:
         self.written = self.arrays[write.array].dtype
         self.places.append(action.place)
         return Computation(write, self.value(action.value), self.guards)
+
+    def _fix(self, action: Fix) -> list[Computation]:
+        """A linear value is put in where the name stands; any other is stored in a scalar."""
+        try:
+            fixed = self.affine(action.value)
+        except NotAffine:
+            target = Name(action.name, action.place)
+            value = Assign(target, action.value, action.place)
+            self._array(action.name, "int32", (), "temp", action.place)
+            return [self._assign(value)]
+        self.scope.forget(action.name)
+        self.scope.iterators[action.name] = fixed
+        return []
 
     def _if(self, action: If) -> list[Loop | Computation]:
         cases = self.test(action.test)
@@ -320,11 +332,15 @@ class _Lowering:
         if name in self.scope.params:
             return Affine((), self.scope.params[name])
         own = self.scope.arrays.get(name)
-        if own is not None and not (own in self.by_value and self.arrays[own].dtype == "int32"):
+        if own is not None and not self._may_be_size(own):
             raise NotAffine(f"{place} depends on data: {name} is no iterator and no fixed number")
         raise UnboundParameter(
             f"{place} needs the number {name} stands for: give params={{{name!r}: ...}}"
         )
+
+    def _may_be_size(self, own: str) -> bool:
+        """Whether an array is a whole number passed by value, whose number is just not given."""
+        return own in self.by_value and self.arrays[own].dtype == "int32"
 
     def test(self, node: Node) -> Cases:
         """Cases of an affine condition."""
@@ -336,17 +352,18 @@ class _Lowering:
             case Operation("not", (part,)):
                 return conditions.opposite(self.test(part))
             case Operation(op, (left, right)) if op in _MIRRORED:
-                return conditions.compare(op, self._guard(left), self._guard(right))
+                self._refuse_data(node)
+                return conditions.compare(op, self.affine(left), self.affine(right))
             case _:
-                return conditions.compare("!=", self._guard(node), Affine())
+                self._refuse_data(node)
+                return conditions.compare("!=", self.affine(node), Affine())
 
-    def _guard(self, node: Node) -> Affine:
-        if self._names_data(node):
+    def _refuse_data(self, condition: Node) -> None:
+        if self._names_data(condition):
             raise UnsupportedProgram(
-                f"{node.place} decides by data whether statements run: write the choice as a value,"
-                " x = a if condition else b (C: condition ? a : b)"
+                f"{condition.place} decides by data whether statements run: write the choice as a "
+                "value, x = a if condition else b (C: condition ? a : b)"
             )
-        return self.affine(node)
 
     def _names_data(self, node: Node) -> bool:
         match node:
@@ -354,7 +371,7 @@ class _Lowering:
                 return True
             case Name(name):
                 own = self.scope.arrays.get(name)
-                return own is not None and own not in self.by_value
+                return own is not None and not self._may_be_size(own)
             case Operation(_, parts):
                 return any(map(self._names_data, parts))
             case Cast(_, part):
@@ -424,6 +441,8 @@ class _Lowering:
     def _cast(self, dtype: str, part: Node, place: Place) -> Expr:
         inner = self.value(part)
         match inner:
+            case Const(number) if dtype == "float32" and self.written != "float32":
+                return Const(ctypes.c_float(number).value)
             case Const(number) if dtype != "int32":
                 return Const(float(number))
             case Index() if dtype != "int32" and self.written != "int32":
@@ -472,7 +491,7 @@ class _Lowering:
         """Whether an iterator enters the value as an int."""
         match node:
             case Name(name):
-                return name in self.scope.iterators
+                return bool(self.scope.iterators.get(name, Affine()).terms)
             case Operation(_, parts):
                 return any(map(self._uncast, parts))
             case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -70,6 +71,17 @@ def preprocessed(
         first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
         raise UnsupportedProgram(f"{shlex.join(compiler.command)} -E refused the source: {first}")
     return done.stdout
+
+
+def first_error(clean: str) -> str | None:
+    """What the compiler has against a preprocessed text, with file and line; None if nothing."""
+    command = [*find_compiler("c").command, "-fsyntax-only", "-w", "-x", "cpp-output", "-"]
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(
+        command, input=clean, capture_output=True, text=True, check=False, env=environment
+    )
+    lines = (line for line in done.stderr.splitlines() if " error: " in line)
+    return next(lines, None)
 
 
 def _prepared(

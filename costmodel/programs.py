@@ -12,7 +12,7 @@ from pathlib import Path
 from costmodel.c_frontend import from_c
 from costmodel.ir import DType, Program
 
-_FOLDER = Path(__file__).with_name("kernels")
+_FOLDER = Path(__file__).with_name("benchmarks")
 _SIZES = ("mini", "small", "medium", "large")
 
 # Sizes by program: names, then numbers for mini, small, medium and large.

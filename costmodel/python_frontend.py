@@ -20,7 +20,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NoReturn, Protocol, overload
 
@@ -161,9 +161,7 @@ class _Reader:
         """Names assigned without being parameters, in the order of the text."""
         declared: dict[str, Declare] = {}
         dtypes = {a.dtype for a in arguments if a.shape is not None}
-        for node in sorted(
-            (n for n in ast.walk(function) if isinstance(n, ast.stmt)), key=lambda n: n.lineno
-        ):
+        for node in _statements(function.body):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 _, dtype, shape = self._annotation(node.annotation)
                 declared[node.target.id] = Declare(
@@ -287,6 +285,14 @@ class _Reader:
             total = one if total is None else Operation("and", (total, one), place)
         assert total is not None
         return total
+
+
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Every statement, inner ones too, in the order of the text."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.For | ast.While | ast.If):
+            yield from _statements([*node.body, *node.orelse])
 
 
 @attrs.frozen(slots=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Set
 
 import attrs
 import islpy as isl
 
-from costmodel.bounds import access_map, instance_set
-from costmodel.ir import Access, Program, Role, Statement
+from costmodel.ir import Array, Program, Role
+from costmodel.poly import Polyhedral
 
 
 def with_roles(program: Program, fixed: Set[str] = frozenset()) -> Program:
@@ -18,66 +18,32 @@ def with_roles(program: Program, fixed: Set[str] = frozenset()) -> Program:
     out:   every cell is written, and before it is read
     inout: anything else, as cells left alone keep what the caller put there
     """
-    arrays = []
-    for array in program.arrays:
-        if array.name not in fixed:
-            array = attrs.evolve(array, role=_role(program, array.name))
-        arrays.append(array)
+    poly = Polyhedral(program)
+    arrays = (
+        array if array.name in fixed else attrs.evolve(array, role=_role(poly, array))
+        for array in program.arrays
+    )
     return attrs.evolve(program, arrays=tuple(arrays))
 
 
-def _role(program: Program, name: str) -> Role:
-    writes = [(s, s.write) for s in program.statements if s.write.array == name]
-    if not writes:
+def _role(poly: Polyhedral, array: Array) -> Role:
+    if all(statement.write.array != array.name for statement in poly.program.statements):
         return "in"
-    reads = [(s, r) for s in program.statements for r in s.reads if r.array == name]
-    return "out" if _is_overwritten_first(program, name, reads, writes) else "inout"
+    return "out" if _is_overwritten_first(poly, array) else "inout"
 
 
-def _is_overwritten_first(
-    program: Program,
-    name: str,
-    reads: list[tuple[Statement, Access]],
-    writes: list[tuple[Statement, Access]],
-) -> bool:
-    written = _union(writes)
-    shape = program.array(name).shape
-    names = [f"d{place}" for place in range(len(shape))]
-    inside = [f"0 <= {n} < {extent}" for n, extent in zip(names, shape, strict=True)]
-    cells = isl.Set(f"{{ {name}[{', '.join(names)}] : {' and '.join(inside) or 'true'} }}")
-    if not isl.UnionSet.from_set(cells).is_subset(written.range()):
+def _is_overwritten_first(poly: Polyhedral, array: Array) -> bool:
+    names = [f"d{place}" for place in range(len(array.shape))]
+    inside = [f"0 <= {n} < {extent}" for n, extent in zip(names, array.shape, strict=True)]
+    where = " and ".join(inside) or "true"
+    cells = isl.UnionSet(f"{{ {array.name}[{', '.join(names)}] : {where} }}")
+    writes = poly.writes.intersect_range(cells)
+    if not cells.is_subset(writes.range()):
         return False
     flow = (
-        isl.UnionAccessInfo.from_sink(_union(reads))
-        .set_must_source(written)
-        .set_schedule_map(_text_order(program))
+        isl.UnionAccessInfo.from_sink(poly.reads.intersect_range(cells))
+        .set_must_source(writes)
+        .set_schedule_map(poly.original)
         .compute_flow()
     )
     return bool(flow.get_must_no_source().is_empty())
-
-
-def _union(accesses: list[tuple[Statement, Access]]) -> isl.UnionMap:
-    """Instances to cells."""
-    total = isl.UnionMap("{ }")
-    for statement, access in accesses:
-        total = total.union(isl.UnionMap.from_map(access_map(statement, access)))
-    return total
-
-
-def _text_order(program: Program) -> isl.UnionMap:
-    """Instances to 2d+1 numbers: places among siblings and iterators in turn, 0 after the last."""
-    length = 2 * max(len(s.loops) for s in program.statements) + 1
-    total = isl.UnionMap("{ }")
-    for statement in program.statements:
-        times = list(_time(statement))
-        times += ["0"] * (length - len(times))
-        text = f"{{ {statement.name}[{', '.join(statement.iterators)}] -> [{', '.join(times)}] }}"
-        order = isl.Map(text).intersect_domain(instance_set(statement))
-        total = total.union(isl.UnionMap.from_map(order))
-    return total
-
-
-def _time(statement: Statement) -> Iterator[str]:
-    for place, iterator in zip(statement.position, statement.iterators, strict=False):
-        yield from (str(place), iterator)
-    yield str(statement.position[-1])

@@ -89,7 +89,7 @@ class Declare:
 
 @attrs.frozen
 class Fix:
-    """A name for an affine value that never changes, from here on."""
+    """A name for a whole number that never changes, from here on."""
 
     name: str
     value: Node

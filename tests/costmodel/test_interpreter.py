@@ -41,6 +41,30 @@ def test_every_float32_operation_is_rounded() -> None:
     assert run(text, a=np.array([2.0**24], "float32"))["a"][0] == 0.0
 
 
+def test_values_are_converted_when_stored_and_constants_when_read() -> None:
+    text = """
+def f(d: "inout float64[3]", f: "inout float32[2]", k: "inout int32[2]"):
+    f[0] = d[0]
+    d[1] = f[0]
+    f[1] = f[0] * 0.1
+    k[0] = d[2]
+    k[1] = k[1] / 2 + 0.75
+"""
+    d, f, k = np.array([0.1, 0, -2.7]), np.zeros(2, "float32"), np.array([0, 7], "int32")
+    run(text, d=d, f=f, k=k)
+    assert d[1] == float(np.float32(0.1))
+    assert f[1] == np.float32(0.1) * np.float32(0.1)
+    assert k.tolist() == [-2, 3]
+
+
+def test_equal_numbers_of_other_types_are_other_programs() -> None:
+    text = 'def f(d: "inout float64[1]"):\n d[0] = 1 / 2'
+    whole, floating = Program.parse(text), Program.parse(text.replace("1 /", "1.0 /"))
+    assert whole != floating
+    assert run(str(whole), d=np.ones(1))["d"][0] == 0
+    assert run(str(floating), d=np.ones(1))["d"][0] == 0.5
+
+
 def test_functions_are_those_of_the_c_library() -> None:
     names = ["sqrt", "exp", "log", "sin", "cos", "abs"]
     for dtype in ("float32", "float64"):

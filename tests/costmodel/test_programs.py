@@ -104,6 +104,7 @@ def test_whole_number_programs_are_exact_too(name: str, rng: np.random.Generator
             np.testing.assert_array_equal(interpreted[array.name], original[array.name])
 
 
+@pytest.mark.slow
 def test_the_c_files_have_the_mini_sizes() -> None:
     from costmodel.c_frontend import from_c
 

@@ -13,7 +13,7 @@ from costmodel.python_frontend import kernel, parse_function
 from tests.costmodel.small_programs import random_program
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 10**9), dtype=st.sampled_from(["float32", "int32", "mixed"]))
 def test_the_text_of_a_program_is_the_program(seed: int, dtype: str) -> None:
     program = random_program(seed, dtype)
