@@ -12,9 +12,11 @@ disturbs the caches.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -195,6 +197,12 @@ class Measured:
     def speedups(self) -> NDArray[np.float64]:
         """(variants,) baseline time over variant time; NaN for those not timed."""
         return self.baseline.seconds / np.array([v.seconds for v in self.variants])
+
+    @property
+    def noise(self) -> NDArray[np.float64]:
+        """(variants,) relative noise of the speedups; NaN where a variant was timed only once."""
+        own = np.array([v.noise for v in self.variants], dtype=np.float64)
+        return np.sqrt(own**2 + self.baseline.noise**2)
 
 
 def measure(
@@ -400,32 +408,36 @@ class _Batch:
             assert process.stdin is not None
             process.stdin.write(json.dumps(request).encode())
             process.stdin.close()
-            process.stdin = None
-            self._await(process)
-            log = process.communicate()[1].decode(errors="replace")
+            log = self._await(process)
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
         return process.returncode, log
 
-    def _await(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the end; kill a child in which one call goes on without using CPU time.
+    def _await(self, process: subprocess.Popen[bytes]) -> str:
+        """What the child writes until its end; killed if a call goes on without using CPU time.
 
         The child's own timer counts CPU time, and code that sleeps or waits for a lock uses none.
         """
+        assert process.stderr is not None
         limit_s = PATIENCE * self._options.timeout_s + PATIENCE_S
         last, since = -1, time.monotonic()
+        log = b""
         while True:
-            try:
-                process.wait(0.5)
-                return
-            except subprocess.TimeoutExpired:
-                progress = int(self._state["progress"][0])
-                if progress != last or int(self._state["current"][0]) < 0:
-                    last, since = progress, time.monotonic()
-                elif time.monotonic() - since > limit_s:
-                    process.kill()
+            # Its end closes the pipe: waiting for that costs nothing and ends at once.
+            if select.select([process.stderr], [], [], 0.5)[0]:
+                part = os.read(process.stderr.fileno(), 65536)
+                if not part:
+                    process.wait()
+                    return log.decode(errors="replace")
+                log = (log + part)[-100_000:]
+            progress = int(self._state["progress"][0])
+            if progress != last or int(self._state["current"][0]) < 0:
+                last, since = progress, time.monotonic()
+            elif time.monotonic() - since > limit_s:
+                process.kill()
 
     def _read(self, ends: NDArray[np.int64]) -> list[Measurement]:
         samples = self._view("samples", np.dtype("f8"), len(self._entries) * self._capacity * 2)
@@ -486,6 +498,12 @@ def half_split(times: NDArray[np.float64], session: NDArray[np.int64]) -> float:
 
 
 def _harness() -> Path:
+    """The compiled kernels/measure.c; looked for once for each cache folder."""
+    return _built_harness(native.cache_folder())
+
+
+@functools.lru_cache(maxsize=4)
+def _built_harness(folder: Path) -> Path:
     source = Path(__file__).with_name("kernels") / "measure.c"
     (built,) = native.compile_many([native.Recipe(name="measure", sources=[source])])
     if isinstance(built, native.NativeBuildError):

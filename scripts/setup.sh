@@ -18,6 +18,7 @@ SYSTEM_PACKAGES=(
   "iverilog|iverilog vvp|optional|any|the RTL rows of panama"
   "make|make|optional|any|the long RTL runs of panama, on Verilator"
   "perl|perl|optional|any|the long RTL runs of panama, on Verilator"
+  "clang-16|clang-16|optional|any|the Polly rows of costmodel"
   "chromium|chromium/chromium-browser/google-chrome|optional|dev|the tests of the report in a browser"
 )
 

@@ -54,6 +54,7 @@ class Recipe:
     text: str | None = None
     language: Language | None = None  # of the text, "c" by default
     line_map: Mapping[int, tuple[str, int]] | None = None
+    compiler: str | None = None
     openmp: bool = False
     reassociate: bool = False
     defines: Mapping[str, object] = attrs.field(factory=dict)
@@ -91,6 +92,7 @@ class Compiled:
 class Options(TypedDict, total=False):
     """How to compile: keywords of `build` and `build_source`, and fields of a Recipe.
 
+    compiler:          another one than $CC, $CXX or the system's, by name: clang-16
     openmp:            compile and link with -fopenmp
     reassociate:       let the compiler reorder sums and assume finite numbers
     defines:           preprocessor names and values
@@ -101,6 +103,7 @@ class Options(TypedDict, total=False):
     timeout_s:         how long the compiler may take, 600 by default
     """
 
+    compiler: str | None
     openmp: bool
     reassociate: bool
     defines: Mapping[str, object]
@@ -248,7 +251,7 @@ class _Plan:
 
 def _plan(recipe: Recipe, sources: tuple[Path, ...]) -> _Plan:
     language = _LANGUAGES[sources[0].suffix]
-    compiler = target.find_compiler(language)
+    compiler = target.find_compiler(language, recipe.compiler)
     flags = target.compile_flags(
         language,
         openmp=recipe.openmp,

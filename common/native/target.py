@@ -61,19 +61,20 @@ def sanitizers() -> tuple[str, ...]:
     return names
 
 
-def find_compiler(language: Language) -> Compiler:
-    """The compiler of `language`: $CC or $CXX if set, else cc/gcc or c++/g++ on the path.
+def find_compiler(language: Language, name: str | None = None) -> Compiler:
+    """The compiler of `language`: `name`, else $CC or $CXX, else cc/gcc or c++/g++ on the path.
 
     Raises CompilerNotFound with the line that installs one.
     """
     variable, names = ("CC", ("cc", "gcc")) if language == "c" else ("CXX", ("c++", "g++"))
-    asked = shlex.split(os.environ.get(variable, ""))
+    asked = [name] if name else shlex.split(os.environ.get(variable, ""))
     for words in [asked] if asked else [[name] for name in names]:
         path = shutil.which(words[0])
         if path is not None:
             return Compiler(language, (path, *words[1:]), Path(path).stat().st_mtime_ns)
     raise CompilerNotFound(
-        language.upper(), f"${variable}={shlex.join(asked)}" if asked else " and ".join(names)
+        language.upper(),
+        name or (f"${variable}={shlex.join(asked)}" if asked else " and ".join(names)),
     )
 
 

@@ -150,6 +150,16 @@ static double item(const Array *array, const void *at, int64_t i) {
     return ((const int32_t *)at)[i];
 }
 
+/* Items that are no numbers, besides those that still hold the poison of a place not written. */
+static int64_t n_not_finite(const Array *array, const void *at) {
+    const int64_t bytes = item_bytes(array);
+    const uint64_t poison = ~(uint64_t)0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < array->n_items; i++)
+        n += !isfinite(item(array, at, i)) && memcmp((const char *)at + i * bytes, &poison, bytes);
+    return n;
+}
+
 /* Largest |got - wanted| over the largest |wanted|; infinite where one of them is not a number and
    the other is. */
 static double difference(const Array *array, const void *got, const void *wanted) {
@@ -257,8 +267,7 @@ __attribute__((visibility("default"))) int measure(const Function *functions, in
         if (!is_result(arrays + a)) continue;
         if (!(kept[a] = malloc(bytes_of(arrays + a) + 1))) return ENOMEM;
         memcpy(kept[a], at[a], bytes_of(arrays + a));
-        for (int64_t i = 0; i < arrays[a].n_items; i++)
-            state->n_not_finite += !isfinite(item(arrays + a, at[a], i));
+        state->n_not_finite += n_not_finite(arrays + a, at[a]);
     }
     if (records[0].status == WAITING && config->is_arena &&
         !guards_are_intact(arrays, (int)n_arrays, at, block, size))

@@ -11,6 +11,7 @@ import stat
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import psutil
 import pytest
@@ -341,6 +342,15 @@ def test_an_edit_during_the_build_is_not_lost(
     edit = f'[ -e {tmp_path}/edited ] || echo "#define DEEPER 5" > {tmp_path}/deeper.h'
     monkeypatch.setenv("CC", wrapper(tmp_path, f"{edit}; touch {tmp_path}/edited"))
     assert answer(native.build("answer", [source])) == 45
+
+
+def test_a_compiler_can_be_asked_for_by_name() -> None:
+    recipe = native.Recipe(name="asked", text="EXPORT int one(void) { return 1; }", compiler="gcc")
+    (built,) = native.compile_many([recipe])
+    assert isinstance(built, native.Compiled)
+    absent = attrs.evolve(recipe, compiler="cc-of-nobody")
+    with pytest.raises(native.CompilerNotFound, match="looked for cc-of-nobody"):
+        native.compile_many([absent])
 
 
 def test_compile_many_loads_nothing_and_goes_on_after_an_error() -> None:

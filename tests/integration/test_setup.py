@@ -44,6 +44,7 @@ for word in "$@"; do
   case $word in
     g++) touch "$STATE/bin/cc" "$STATE/bin/c++"; chmod +x "$STATE/bin/cc" "$STATE/bin/c++" ;;
     git) touch "$STATE/bin/git"; chmod +x "$STATE/bin/git" ;;
+    clang-16) touch "$STATE/bin/clang-16"; chmod +x "$STATE/bin/clang-16" ;;
     chromium) touch "$STATE/bin/chromium"; chmod +x "$STATE/bin/chromium" ;;
     iverilog) touch "$STATE/bin/iverilog" "$STATE/bin/vvp"
       chmod +x "$STATE/bin/iverilog" "$STATE/bin/vvp" ;;
@@ -128,7 +129,7 @@ def machine(tmp_path: Path) -> Machine:
         assert found is not None, name
         (state / "bin" / name).symlink_to(found)
     played = Machine(checkout, state)
-    for name in (*COMPILER, *SIMULATOR, "git", "chromium", "make", "perl"):
+    for name in (*COMPILER, *SIMULATOR, "git", "clang-16", "chromium", "make", "perl"):
         played.add(name)
     played.add("id", "#!/bin/bash\necho 0\n")
     played.add("apt-get", APT_GET)
@@ -258,7 +259,7 @@ def test_index_without_the_cpu_build(machine: Machine, env: dict[str, str], call
 
 
 def test_bare_container_is_filled_with_one_update(machine: Machine) -> None:
-    machine.remove(*COMPILER, *SIMULATOR, "git", "chromium", "python3.11")
+    machine.remove(*COMPILER, *SIMULATOR, "git", "clang-16", "chromium", "python3.11")
     (machine.state / "can-make-venvs").unlink()
     (machine.state / "include" / "Python.h").unlink()
     code, out, err = machine.setup("dev")
@@ -267,7 +268,8 @@ def test_bare_container_is_filled_with_one_update(machine: Machine) -> None:
     installs = [
         line.split("--no-install-recommends ")[1] for line in machine.log("apt-get -qq")[1:]
     ]
-    assert installs == ["g++ python3 python3-venv", "python3-dev", "git", "iverilog", "chromium"]
+    optional = ["python3-dev", "git", "iverilog", "clang-16", "chromium"]
+    assert installs == ["g++ python3 python3-venv", *optional]
     assert out.rstrip().splitlines()[-1].startswith("setup: ready")
 
 
@@ -470,7 +472,10 @@ def test_pair_that_does_not_load_is_no_success(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nosuch"], "pyproject.toml has no extra 'nosuch'; it has: costmodel cortex"),
+        (
+            ["nosuch"],
+            "pyproject.toml has no extra 'nosuch'; it has: costmodel costmodel_peers cortex",
+        ),
         (["dev", "peers"], "wanted extras as one word like dev or all,dev, got: dev peers"),
         (["dev,"], "got: dev,"),
         (["--help"], "got: --help"),
