@@ -13,6 +13,7 @@ from costmodel.inline import inlined
 from costmodel.ir import Program
 from costmodel.nest import Nest
 from costmodel.poly import Polyhedral, polyhedral
+from costmodel.register_tile import RegisterTile
 from costmodel.steps import Contract, Inline, Step, parse_step
 
 
@@ -83,7 +84,21 @@ def apply(
         at = next(s for s, nest in taken if not legality.is_legal(poly, nest, reassociate))
         raise IllegalSchedule(f"{at}: {legality.violation(poly, nests[-1], reassociate)}")
     _check_loops(poly, nests[-1], schedule)
+    _check_tiles(program, nests[-1], schedule)
     return ScheduledProgram(source, program, schedule, nests[-1])
+
+
+def _check_tiles(program: Program, nest: Nest, schedule: Schedule) -> None:
+    """Registers and buffers must be able to hold what statements with register tiles need."""
+    for placed in nest.placed:
+        if any(dim.register for dim in placed.dims):
+            own = [s for s in schedule.steps if getattr(s, "statement", "") == placed.name]
+            with _named(next(s for s in own[::-1] if s.word == "register_tile")):
+                tile = RegisterTile(program, placed)
+                tile.check_alone(nest)
+            if placed.packs:
+                with _named(next(s for s in own[::-1] if s.word == "pack")):
+                    tile.packs  # noqa: B018 - buffers too large are refused
 
 
 @contextlib.contextmanager
@@ -115,6 +130,12 @@ def _check_loops(poly: Polyhedral, nest: Nest, schedule: Schedule) -> None:
             if loop in seen:
                 continue
             seen.add(loop)
+            if dim.is_parallel and dim.unroll > 1:
+                unroll = next(s for s in schedule.steps[::-1] if s.word == "unroll")
+                raise ScheduleError(
+                    f"{unroll}: loop {level} around {placed.name} is parallel, and gcc does not "
+                    f"unroll such loops; unroll another one"
+                )
             for wanted, word, why_not in (
                 (dim.is_parallel, "parallel", legality.why_not_parallel),
                 (dim.is_vector, "vectorize", legality.why_not_vector),
