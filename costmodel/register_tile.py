@@ -34,7 +34,7 @@ from costmodel.ir import (
 )
 from costmodel.legality import direction, stride_along
 from costmodel.nest import Nest, Placed
-from costmodel.poly import domain_text, space_text
+from costmodel.poly import domain_text, has_fraction, space_text
 from costmodel.schedule_tree import Leaf, pairs
 
 MAX_BUFFER_BYTES = 2**20  # they lie on the stack
@@ -372,6 +372,8 @@ class RegisterTile:
         dtypes = {self._program.array(a.array).dtype for a in (write, *self._statement.reads)}
         if len(dtypes) > 1:
             raise self._refusal(f"mixes {' and '.join(sorted(dtypes))}")
+        if dtypes == {"int32"} and has_fraction(self._statement.computation.expr):
+            raise self._refusal("mixes int32 and constants with a fraction")
         self._check_cells()
 
     def _check_loops(self) -> None:

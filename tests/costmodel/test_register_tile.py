@@ -46,9 +46,7 @@ MATMUL_SCHEDULES = [
 def test_matmul_of_awkward_extents(first: int, dtype: str) -> None:
     assert_same_results(
         [
-            apply(
-                Program.parse(MATMUL.format(t=dtype, n=n, m=m, k=k)), schedule, reassociate=True
-            )
+            apply(Program.parse(MATMUL.format(t=dtype, n=n, m=m, k=k)), schedule, reassociate=True)
             for n, m, k in EXTENTS[first : first + 2]
             for schedule in MATMUL_SCHEDULES
         ]
@@ -192,6 +190,14 @@ REFUSED = {
                     D[j, k] = 1
         """,
         "interchange(S0, 0, 1); register_tile(S0, 0, 8); fuse(S0, S1, 2)",
+    ),
+    "constants with a fraction": (
+        """
+        def f(C: "inout int32[9]"):
+            for i in range(9):
+                C[i] = C[i] * 0.5
+        """,
+        "register_tile(S0, 0, 8)",
     ),
     "computes more than": (
         """
