@@ -9,7 +9,7 @@ import numpy as np
 
 from common import native
 from common.native import Library
-from costmodel import c_text, codegen, plain_c
+from costmodel import c_text, codegen, interpreter, plain_c
 from costmodel.ir import Program
 from costmodel.schedule import ScheduledProgram
 from tests.costmodel.compiled import C_NUMBERS, EXACT
@@ -42,6 +42,16 @@ def assert_same_results(variants: Sequence[ScheduledProgram], seed: int = 0) -> 
                     err_msg=f"{array.name} of\n{scheduled.source}\n{scheduled.schedule}",
                     strict=True,
                 )
+
+
+def run_both(scheduled: ScheduledProgram) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What the interpreter leaves in the arrays, and what the scheduled program does."""
+    wanted = random_inputs(scheduled.source, np.random.default_rng(0))
+    got = copies(wanted)
+    interpreter.run(scheduled.source, wanted)
+    library = _build([c_text.PRELUDE, codegen.c_function(scheduled, "ours0")])
+    _call(library, "ours0", scheduled.program, got)
+    return wanted, got
 
 
 def with_dtype(program: Program, dtype: str) -> Program:
