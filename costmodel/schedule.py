@@ -24,18 +24,34 @@ class Schedule:
     steps: tuple[Step, ...] = ()
 
     @staticmethod
-    def parse(text: str) -> Schedule:
+    def parse(text: str, program: Program | None = None) -> Schedule:
         """The schedule `str` wrote: `fuse(S0, S1, 1); tile(S0, 0, 32, 32)`; "" has no step.
 
-        A text that begins with the hash of a program is that program's; see `for_program`.
+        Raises ScheduleError for a text of `for_program` that is another program's.
         """
+        head, colon, rest = text.partition(":")
+        if colon:
+            text = rest
+            if program is not None and head.strip() != _short_hash(program):
+                raise ScheduleError(
+                    f"the schedule is of the program with hash {head.strip()}, and this one has "
+                    f"{_short_hash(program)}"
+                )
         return Schedule(tuple(parse_step(part) for part in text.split(";") if part.strip()))
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.steps))
 
+    def for_program(self, program: Program) -> str:
+        """The text with the program's hash before it: `b1946ac92492d234: tile(S0, 0, 32, 32)`."""
+        return f"{_short_hash(program)}: {self}"
+
     def then(self, *steps: Step) -> Schedule:
         return Schedule((*self.steps, *steps))
+
+
+def _short_hash(program: Program) -> str:
+    return program.hash[:16]
 
 
 @attrs.frozen
@@ -64,7 +80,7 @@ def apply(
     step and one pair of instances in the wrong order, for a schedule that changes the result.
     """
     if isinstance(schedule, str):
-        schedule = Schedule.parse(schedule)
+        schedule = Schedule.parse(schedule, program)
     if reassociate is None:
         reassociate = all(array.dtype == "int32" for array in program.arrays)
     source, steps = program, list(schedule.steps)
