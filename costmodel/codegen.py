@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterator
 
 import islpy as isl
@@ -15,13 +14,15 @@ from costmodel.nest import Nest, Placed
 from costmodel.poly import polyhedral
 from costmodel.register_tile import RegisterTile
 from costmodel.schedule import ScheduledProgram
-from costmodel.schedule_tree import Leaf, schedule_tree
+from costmodel.schedule_tree import Leaf, level_of, schedule_tree
+
+VECTOR_BYTES = 32
 
 
-def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = 32) -> str:
+def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = VECTOR_BYTES) -> str:
     """The program as one C function `void name(arrays...)`; see c_text.signature and PRELUDE.
 
-    Loops at level l count in c<l>; pragmas stand on the loops the schedule marked.
+    Pragmas stand on the loops the schedule marked.
 
     vector_bytes: of a register, for statements with register tiles
     """
@@ -35,24 +36,22 @@ def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = 32
         else:
             domains = domains.subtract(isl.UnionSet.from_set(tile.domain)).union(tile.domains())
             leaves.extend(tile.leaves())
-    build = isl.AstBuild.from_context(isl.Set("{ : }"))
-    depth = max((len(leaf.dims) for leaf in leaves), default=0)
-    build = build.set_iterators(_iterators(program, depth))
-    lines = writer.scope(build.node_from_schedule(schedule_tree(leaves, domains)), 0)
-    types = "".join(
-        f"{text}\n" for text in dict.fromkeys(t.typedef() for t in writer.tiles.values())
-    )
-    body = "".join(f"  {line}\n" for line in lines)
-    return f"{types}{c_text.signature(program, name)} {{\n{body}}}\n"
+    return writer.function(schedule_tree(leaves, domains), name)
 
 
-def _iterators(program: Program, depth: int) -> isl.IdList:
+def c_function_of_tree(program: Program, tree: isl.Schedule, name: str) -> str:
+    """The program as one C function, in the order of any schedule tree of isl's."""
+    nest = Nest(tuple(Placed(s, (), ()) for s in program.statements))
+    return _Writer(program, nest, VECTOR_BYTES).function(tree, name)
+
+
+def _iterators(program: Program, number: int = 64) -> isl.IdList:
     """c0, c1, ... or other letters where arrays have such names."""
     arrays = {array.name for array in program.arrays}
     letters = ("c", "t", "x", "y", "z", "loop")
-    prefix = next(x for x in letters if not arrays & {f"{x}{at}" for at in range(depth)})
-    names = isl.IdList.alloc(isl.DEFAULT_CONTEXT, depth)
-    for at in range(depth):
+    prefix = next(x for x in letters if not arrays & {f"{x}{at}" for at in range(number)})
+    names = isl.IdList.alloc(isl.DEFAULT_CONTEXT, number)
+    for at in range(number):
         names = names.add(isl.Id(f"{prefix}{at}"))
     return names
 
@@ -69,36 +68,48 @@ class _Writer:
         }
         self._needed: dict[str, int] = {}  # declarations, with the loops they lie in
 
+    def function(self, tree: isl.Schedule, name: str) -> str:
+        """The whole C function of a schedule tree."""
+        build = isl.AstBuild.from_context(isl.Set("{ : }"))
+        build = build.set_iterators(_iterators(self._program))
+        body = "".join(f"  {line}\n" for line in self.scope(build.node_from_schedule(tree), 0))
+        types = "".join(f"{text}\n" for text in {t.typedef(): 0 for t in self.tiles.values()})
+        return f"{types}{c_text.signature(self._program, name)} {{\n{body}}}\n"
+
     def scope(self, node: isl.AstNode, level: int) -> list[str]:
         """C text of a node with the registers and buffers that live inside `level` loops."""
         outside, self._needed = self._needed, {}
-        lines = self.lines(node)
+        lines = self.lines(node, level)
         here = [text for text, depth in self._needed.items() if depth >= level]
         rest = {text: depth for text, depth in self._needed.items() if depth < level}
         self._needed = {**outside, **rest}
         return [*here, *lines]
 
-    def lines(self, node: isl.AstNode) -> list[str]:
-        """C text of a node."""
+    def lines(self, node: isl.AstNode, level: int) -> list[str]:
+        """C text of a node; loops up to the next mark are at this level.
+
+        Neither the depth of a loop in isl's tree tells its level nor the number in its iterator's
+        name: loops of one iteration are left out, and numbers may be skipped.
+        """
         match _kind(node.get_type()):
+            case "mark":
+                return self.lines(node.mark_get_node(), level_of(node.mark_get_id()))
             case "for_":
-                return self._loop(node)
+                return self._loop(node, level)
             case "if_":
-                return self._branch(node)
+                return self._branch(node, level)
             case "block":
                 children = node.block_get_children()
                 nodes = (children.get_at(at) for at in range(children.n_ast_node()))
-                return [line for child in nodes for line in self.lines(child)]
+                return [line for child in nodes for line in self.lines(child, level)]
             case "user":
                 return self._call(node.user_get_expr())
             case kind:
                 raise AssertionError(f"isl made a node of kind {kind}")
 
-    def _loop(self, node: isl.AstNode) -> list[str]:
+    def _loop(self, node: isl.AstNode, level: int) -> list[str]:
         iterator = node.for_get_iterator().to_C_str()
         start = node.for_get_init().to_C_str()
-        # isl leaves out loops of one iteration, but counts them.
-        level = int(iterator.lstrip(string.ascii_letters))
         body = self.scope(node.for_get_body(), level + 1)
         inside = [f"  {line}" for line in body]
         if node.for_is_degenerate():
@@ -107,22 +118,26 @@ class _Writer:
         head = f"for (int {iterator} = {start}; {condition}; {iterator} += {step}) {{"
         return [*self._pragmas(body, level), head, *inside, "}"]
 
-    def _branch(self, node: isl.AstNode) -> list[str]:
+    def _branch(self, node: isl.AstNode, level: int) -> list[str]:
         lines = [f"if ({node.if_get_cond().to_C_str()}) {{"]
-        lines += [f"  {line}" for line in self.lines(node.if_get_then_node())]
+        lines += [f"  {line}" for line in self.lines(node.if_get_then_node(), level)]
         if node.if_has_else_node():
             lines.append("} else {")
-            lines += [f"  {line}" for line in self.lines(node.if_get_else_node())]
+            lines += [f"  {line}" for line in self.lines(node.if_get_else_node(), level)]
         return [*lines, "}"]
 
     def _pragmas(self, body: list[str], level: int) -> Iterator[str]:
         """Those of the loop at this level around the statements of the body."""
-        dims = [p.dims[level] for p in self._inside(body)]
-        if all(dim.is_parallel for dim in dims):
-            yield "#pragma omp parallel for"
-        if all(dim.is_vector for dim in dims):
-            yield "#pragma omp simd"
+        dims = [p.dims[level] for p in self._inside(body) if p.dims[level:]]
+        if not dims:  # of a tree that is not ours
+            return
+        is_vector = all(dim.is_vector for dim in dims)
         unroll = max((dim.unroll for dim in dims), default=0)
+        if all(dim.is_parallel for dim in dims):
+            yield "#pragma omp parallel for" + (" simd" if is_vector else "")
+            return
+        if is_vector:  # gcc takes no other pragma beside one of OpenMP
+            yield "#pragma GCC ivdep" if unroll > 1 else "#pragma omp simd"
         if unroll > 1:
             yield f"#pragma GCC unroll {unroll}"
 
@@ -156,24 +171,26 @@ class _Writer:
 
 
 def affine(expr: isl.AstExpr) -> Affine:
-    """A linear expression of isl's as ours."""
+    """An expression of isl's as ours; what is not linear stands in it as one name, in C.
+
+    Quotients occur where a loop was skewed by more than 1 and then moved outwards.
+    """
     match _kind(expr.get_type()):
         case "id":
             return Affine.of(expr.to_C_str())
         case "int":
             return Affine((), expr.get_val().to_python())
-    parts = [affine(expr.get_op_arg(at)) for at in range(expr.get_op_n_arg())]
     match _kind(expr.get_op_type()):
         case "minus":
-            return parts[0] * -1
+            return affine(expr.get_op_arg(0)) * -1
         case "add":
-            return parts[0] + parts[1]
+            return affine(expr.get_op_arg(0)) + affine(expr.get_op_arg(1))
         case "sub":
-            return parts[0] - parts[1]
+            return affine(expr.get_op_arg(0)) - affine(expr.get_op_arg(1))
         case "mul":
-            factor, other = parts if not parts[0].terms else parts[::-1]
-            return other * factor.const
-    raise AssertionError(f"{expr.to_C_str()} is not linear")
+            one, other = affine(expr.get_op_arg(0)), affine(expr.get_op_arg(1))
+            return other * one.const if not one.terms else one * other.const
+    return Affine.of(f"({expr.to_C_str()})")
 
 
 def _kind(member: object) -> str:

@@ -14,10 +14,14 @@ import islpy as isl
 from costmodel.ir import (
     Access,
     Binary,
+    Call,
+    Const,
+    Expr,
     Load,
     Program,
     Statement,
     loads,
+    operands,
 )
 
 REDUCTION_OPS = ("+", "*", "min", "max")
@@ -102,11 +106,18 @@ class Polyhedral:
             pairs = _conflicts(self._but(self.reads, without), self._but(self.writes, without))
             pairs = pairs.intersect(self.original.lex_lt_union_map(self.original))
             for statement in self.program.statements if reassociate else ():
-                if reduction_op(statement) is not None:
+                if reduction_op(statement) is not None and not self._is_cut(statement):
                     update = self._accesses([(statement, statement.write)])
                     pairs = pairs.subtract(_conflicts(update, update))
             self._constraints[key] = pairs.coalesce()
         return self._constraints[key]
+
+    def _is_cut(self, statement: Statement) -> bool:
+        """Whether an int takes the sum of an int and a float: each store cuts a fraction off."""
+        return self.program.array(statement.write.array).dtype == "int32" and (
+            any(self.program.array(read.array).dtype != "int32" for read in statement.reads)
+            or has_fraction(statement.computation.expr)
+        )
 
     def _but(self, accesses: isl.UnionMap, without: frozenset[str]) -> isl.UnionMap:
         for name in without:
@@ -163,6 +174,15 @@ def reduction_op(statement: Statement) -> str | None:
     if other is None or any(to.array == statement.write.array for to in loads(other)):
         return None
     return expr.op
+
+
+def has_fraction(expr: Expr) -> bool:
+    """Whether an expression of ints computes in floats on the way."""
+    if isinstance(expr, Const):
+        return isinstance(expr.value, float)
+    if isinstance(expr, Call) and expr.function != "abs":
+        return True
+    return any(map(has_fraction, operands(expr)))
 
 
 def _union(parts: Iterable[str]) -> str:

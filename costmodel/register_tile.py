@@ -33,8 +33,8 @@ from costmodel.ir import (
     operands,
 )
 from costmodel.legality import direction, stride_along
-from costmodel.nest import Placed
-from costmodel.poly import domain_text, space_text
+from costmodel.nest import Nest, Placed
+from costmodel.poly import domain_text, has_fraction, space_text
 from costmodel.schedule_tree import Leaf, pairs
 
 MAX_BUFFER_BYTES = 2**20  # they lie on the stack
@@ -98,13 +98,14 @@ class RegisterTile:
         self,
         program: Program,
         placed: Placed,
-        vector_bytes: int,
+        vector_bytes: int = 32,
         show: Callable[[Access], str] = c_text.access,
     ) -> None:
         self._program = program
         self._show = show
         self._placed = placed
         self._n = sum(1 for dim in placed.dims if dim.register)
+        self._check_loops()
         self._loops = placed.dims[: -self._n]
         self._points = placed.dims[-self._n :]
         dtype = program.array(placed.statement.write.array).dtype
@@ -186,21 +187,17 @@ class RegisterTile:
     def leaves(self) -> Iterator[Leaf]:
         order, h, names = self._placed.order, self.hoist, self._names
         outside, whole = tuple(names[:h]), tuple(names)
+        inside = tuple((number, 0) for number in order[h + 1 : len(whole) + 1])
+        tile = (*pairs(order[: h + 1], 1), *inside)
         for word, part in (("load", 0), ("store", 2)):
             yield Leaf(
                 f"{self.name}_{word}[{', '.join(outside)}]", outside, pairs(order[: h + 1], part)
             )
         for pack in self.packs:
-            dims = tuple(names[: pack.level])
-            yield Leaf(
-                f"{self.name}_{pack.call}[{', '.join(dims)}]",
-                dims,
-                pairs(order[: pack.level + 1], -1),
-            )
-        inside = tuple((number, 0) for number in order[h + 1 : len(whole) + 1])
-        yield Leaf(
-            f"{self.name}_tile[{', '.join(whole)}]", whole, (*pairs(order[: h + 1], 1), *inside)
-        )
+            dims, at = tuple(names[: pack.level]), order[: pack.level + 1]
+            before = pairs(at, -1) if pack.level <= h else (*tile[: pack.level], (at[-1], -1))
+            yield Leaf(f"{self.name}_{pack.call}[{', '.join(dims)}]", dims, before)
+        yield Leaf(f"{self.name}_tile[{', '.join(whole)}]", whole, tile)
         rest = Leaf.of(self._placed)
         yield Leaf(rest.space, rest.dims, (*pairs(order[: h + 1], 3), *rest.order[h + 1 :]))
 
@@ -230,20 +227,21 @@ class RegisterTile:
         for pack in self.packs:
             if pack.call == word:
                 return pack.copy(passed)
-        lines: dict[str, None] = {}
+        lines: list[str] = []
         for offsets in self._offsets():
             held = self._held(offsets)
             values = self._iterators(passed, offsets)
             cell = f"*({self._vector} *)&{self._show(moved(self._statement.write, values))}"
             if word == "load":
-                lines[f"{held} = {cell};"] = None
+                lines.append(f"{held} = {cell};")
             elif word == "store":
-                lines[f"{cell} = {held};"] = None
+                lines.append(f"{cell} = {held};")
             else:
                 text, is_vector = self._value(values, held, passed)
                 broadcast = "" if is_vector else f"({self._vector}){{0}} + "
-                lines[f"{held} = {broadcast}{text};"] = None
-        return list(lines)
+                lines.append(f"{held} = {broadcast}{text};")
+        # Places that write one cell load and store it once, but each of them updates it.
+        return lines if word == "tile" else list(dict.fromkeys(lines))
 
     @property
     def _statement(self) -> Statement:
@@ -342,7 +340,7 @@ class RegisterTile:
         size = declared.size_bytes // max(1, declared.n_items) * math.prod(extents)
         if size > MAX_BUFFER_BYTES:
             raise ScheduleError(
-                f"pack: the buffer of {array} would take {size} bytes, more than "
+                f"the buffer of {array} would take {size} bytes, more than "
                 f"{MAX_BUFFER_BYTES}; pack inside more loops, or tile first"
             )
         return packed
@@ -374,9 +372,40 @@ class RegisterTile:
         dtypes = {self._program.array(a.array).dtype for a in (write, *self._statement.reads)}
         if len(dtypes) > 1:
             raise self._refusal(f"mixes {' and '.join(sorted(dtypes))}")
+        if dtypes == {"int32"} and has_fraction(self._statement.computation.expr):
+            raise self._refusal("mixes int32 and constants with a fraction")
+        self._check_cells()
+
+    def _check_loops(self) -> None:
+        """The loops over a block are innermost, as the step made them."""
+        loops, points = self._placed.dims[: -self._n], self._placed.dims[-self._n :]
+        blocks = {(dim.expression, dim.divisor) for dim in loops}
+        if any((point.expression, point.register) not in blocks for point in points):
+            raise self._refusal("had its loops changed after the register tile was made")
+
+    def check_alone(self, nest: Nest) -> None:
+        """No other statement may stand in the loops over which registers are held."""
+        others = [p.name for p in nest.loop(self.name, min(self.hoist, len(self._loops) - 1))[1:]]
+        if others:
+            raise self._refusal(f"has {', '.join(others)} in the loops that registers live in")
+
+    def _check_cells(self) -> None:
+        """A cell of the block lies in one lane of one register."""
+        lanes: dict[tuple[int, ...], tuple[str, int]] = {}
+        zero = [Affine()] * len(self._loops)
+        for *outer, last in self._offsets():
+            held = self._held((*outer, last))
+            for lane in range(self._width):
+                values = self._iterators(zero, (*outer, last + lane))
+                write = moved(self._statement.write, values)
+                cell = tuple(index.const for index in write.index)
+                if lanes.setdefault(cell, (held, lane)) != (held, lane):
+                    raise self._refusal(
+                        f"writes {self._statement.write} such that registers of a block overlap"
+                    )
 
     def _refusal(self, reason: str) -> ScheduleError:
-        return ScheduleError(f"register_tile: {self.name} {reason}")
+        return ScheduleError(f"{self._placed.name} {reason}")
 
     def _stride(self, access: Access) -> int:
         return stride_along(self._program, access, self._direction(len(self._placed.dims) - 1))

@@ -13,6 +13,7 @@ from costmodel.inline import inlined
 from costmodel.ir import Program
 from costmodel.nest import Nest
 from costmodel.poly import Polyhedral, polyhedral
+from costmodel.register_tile import RegisterTile
 from costmodel.steps import Contract, Inline, Step, parse_step
 
 
@@ -23,18 +24,34 @@ class Schedule:
     steps: tuple[Step, ...] = ()
 
     @staticmethod
-    def parse(text: str) -> Schedule:
+    def parse(text: str, program: Program | None = None) -> Schedule:
         """The schedule `str` wrote: `fuse(S0, S1, 1); tile(S0, 0, 32, 32)`; "" has no step.
 
-        A text that begins with the hash of a program is that program's; see `for_program`.
+        Raises ScheduleError for a text of `for_program` that is another program's.
         """
+        head, colon, rest = text.partition(":")
+        if colon:
+            text = rest
+            if program is not None and head.strip() != _short_hash(program):
+                raise ScheduleError(
+                    f"the schedule is of the program with hash {head.strip()}, and this one has "
+                    f"{_short_hash(program)}"
+                )
         return Schedule(tuple(parse_step(part) for part in text.split(";") if part.strip()))
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.steps))
 
+    def for_program(self, program: Program) -> str:
+        """The text with the program's hash before it: `b1946ac92492d234: tile(S0, 0, 32, 32)`."""
+        return f"{_short_hash(program)}: {self}"
+
     def then(self, *steps: Step) -> Schedule:
         return Schedule((*self.steps, *steps))
+
+
+def _short_hash(program: Program) -> str:
+    return program.hash[:16]
 
 
 @attrs.frozen
@@ -63,7 +80,7 @@ def apply(
     step and one pair of instances in the wrong order, for a schedule that changes the result.
     """
     if isinstance(schedule, str):
-        schedule = Schedule.parse(schedule)
+        schedule = Schedule.parse(schedule, program)
     if reassociate is None:
         reassociate = all(array.dtype == "int32" for array in program.arrays)
     source, steps = program, list(schedule.steps)
@@ -83,7 +100,21 @@ def apply(
         at = next(s for s, nest in taken if not legality.is_legal(poly, nest, reassociate))
         raise IllegalSchedule(f"{at}: {legality.violation(poly, nests[-1], reassociate)}")
     _check_loops(poly, nests[-1], schedule)
+    _check_tiles(program, nests[-1], schedule)
     return ScheduledProgram(source, program, schedule, nests[-1])
+
+
+def _check_tiles(program: Program, nest: Nest, schedule: Schedule) -> None:
+    """Registers and buffers must be able to hold what statements with register tiles need."""
+    for placed in nest.placed:
+        if any(dim.register for dim in placed.dims):
+            own = [s for s in schedule.steps if getattr(s, "statement", "") == placed.name]
+            with _named(next(s for s in own[::-1] if s.word == "register_tile")):
+                tile = RegisterTile(program, placed)
+                tile.check_alone(nest)
+            if placed.packs:
+                with _named(next(s for s in own[::-1] if s.word == "pack")):
+                    tile.packs  # noqa: B018 - buffers too large are refused
 
 
 @contextlib.contextmanager
@@ -115,6 +146,12 @@ def _check_loops(poly: Polyhedral, nest: Nest, schedule: Schedule) -> None:
             if loop in seen:
                 continue
             seen.add(loop)
+            if dim.is_parallel and dim.unroll > 1:
+                unroll = next(s for s in schedule.steps[::-1] if s.word == "unroll")
+                raise ScheduleError(
+                    f"{unroll}: loop {level} around {placed.name} is parallel, and gcc does not "
+                    f"unroll such loops; unroll another one"
+                )
             for wanted, word, why_not in (
                 (dim.is_parallel, "parallel", legality.why_not_parallel),
                 (dim.is_vector, "vectorize", legality.why_not_vector),

@@ -41,7 +41,7 @@ def pairs(order: Sequence[int], part: int = 0) -> Order:
 
 
 def schedule_tree(leaves: Sequence[Leaf], domains: isl.UnionSet) -> isl.Schedule:
-    """The tree; loop l of a leaf is the l-th band member on the way to it."""
+    """The tree; loop l of a leaf is the l-th band on the way to it."""
     return isl.Schedule(f'{{ domain: "{domains}"{_child(_node(leaves, 0))} }}')
 
 
@@ -61,17 +61,26 @@ def _node(leaves: Sequence[Leaf], level: int) -> str:
 
 
 def _group(leaves: Sequence[Leaf], level: int) -> str:
-    """The tree of leaves that share the loop at this level, or of one leaf alone."""
-    band: list[str] = []
+    """The tree of leaves that share the loop at this level, or of one leaf alone.
+
+    Each band has one loop and a mark with its level around it.
+    """
+    bands: list[str] = []
     while len(leaves[0].dims) > level:
-        band.append("{ " + "; ".join(f"{x.space} -> [{x.dims[level]}]" for x in leaves) + " }")
+        loop = "; ".join(f"{leaf.space} -> [{leaf.dims[level]}]" for leaf in leaves)
+        bands.append(f'{{ mark: "{level}", child: {{ schedule: "[{{ {loop} }}]"')
         level += 1
         if len({leaf.order[level] for leaf in leaves}) > 1:
             break
     inside = _node(leaves, level) if len(leaves) > 1 else ""
-    if not band:
-        return inside
-    return f'{{ schedule: "[{", ".join(band)}]"{_child(inside)} }}'
+    for band in reversed(bands):
+        inside = f"{band}{_child(inside)} }} }}"
+    return inside
+
+
+def level_of(mark: isl.Id) -> int:
+    """The level of the loop under a mark."""
+    return int(mark.get_name())
 
 
 def _child(text: str) -> str:

@@ -13,7 +13,7 @@ from costmodel.nest import Nest
 from costmodel.poly import polyhedral
 from costmodel.random_programs import random_program
 from costmodel.random_schedules import random_steps
-from costmodel.steps import Step
+from costmodel.steps import Reverse, Step
 from tests.costmodel.brute_force import backward_pairs
 from tests.costmodel.small_programs import random_program as free_program
 
@@ -46,3 +46,13 @@ def test_isl_agrees_with_brute_force(reassociate: bool) -> None:
 def test_every_nest_gives_each_instance_one_place() -> None:
     for program, _, nest in cases(40):
         legality.check_places(polyhedral(program), nest)
+
+
+def test_a_sum_whose_fraction_each_store_cuts_off_keeps_its_order() -> None:
+    text = 'def f(A: "in int32[4]", s: "inout int32[()]"):\n'
+    text += "    for i in range(4):\n        s[()] = s[()] + {value}\n"
+    for value, wanted in (("A[i]", True), ("0.5 * A[i]", False), ("sqrt(A[i])", False)):
+        poly = polyhedral(Program.parse(text.format(value=value)))
+        nest = Reverse("S0", 0).apply(Nest.of(poly.program))
+        assert legality.is_legal(poly, nest, reassociate=True) == wanted
+        assert not legality.is_legal(poly, nest, reassociate=False)
