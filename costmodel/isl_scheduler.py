@@ -6,6 +6,9 @@ short and loops permutable.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import islpy as isl
 
 from costmodel.codegen import c_function_of_tree
@@ -14,37 +17,37 @@ from costmodel.ir import Program
 from costmodel.poly import polyhedral
 
 TILE = 32
-MAX_OPERATIONS = 20_000_000  # of isl: programs of dozens of statements take hours
 
 
-def isl_scheduled(program: Program, name: str, *, tile: int = TILE) -> str:
+def isl_scheduled(program: Program, name: str, *, tile: int = TILE, timeout_s: float = 20.0) -> str:
     """The program as one C function in the order isl's scheduler finds.
 
-    Raises UnsupportedProgram where isl takes too long.
-
     tile: size of the tiles of permutable bands of two loops and more; 0 leaves them whole
+
+    Raises UnsupportedProgram where isl takes longer than timeout_s: dozens of statements can take
+    it hours, and nothing but the end of its process stops it.
     """
+    words = [sys.executable, "-m", "costmodel.isl_scheduler", name, str(tile)]
+    try:
+        run = subprocess.run(
+            words, input=str(program), capture_output=True, text=True, timeout=timeout_s, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise UnsupportedProgram(
+            f"isl's scheduler found no order for {program.name} within {timeout_s:g} s"
+        ) from None
+    return run.stdout
+
+
+def scheduled_here(program: Program, name: str, tile: int) -> str:
+    """`isl_scheduled` in this process, for as long as it takes."""
     poly = polyhedral(program)
     constraints = isl.ScheduleConstraints.on_domain(poly.domains)
     constraints = constraints.set_validity(poly.dependences).set_proximity(poly.dependences)
-    tree = _computed(constraints)
+    tree = constraints.compute_schedule()
     if tile:
         tree = _tiled(tree.get_root(), tile).get_schedule()
     return c_function_of_tree(program, tree, name)
-
-
-def _computed(constraints: isl.ScheduleConstraints) -> isl.Schedule:
-    context = isl.DEFAULT_CONTEXT
-    context.reset_operations()
-    context.set_max_operations(MAX_OPERATIONS)
-    try:
-        return constraints.compute_schedule()
-    except isl.Error:
-        raise UnsupportedProgram(
-            f"isl's scheduler found no order within {MAX_OPERATIONS} operations"
-        ) from None
-    finally:
-        context.set_max_operations(0)
 
 
 def _tiled(node: isl.ScheduleNode, tile: int) -> isl.ScheduleNode:
@@ -68,3 +71,7 @@ def _children(node: isl.ScheduleNode, tile: int) -> isl.ScheduleNode:
     for at in range(node.n_children()):
         node = _tiled(node.child(at), tile).parent()
     return node
+
+
+if __name__ == "__main__":
+    print(scheduled_here(Program.parse(sys.stdin.read()), sys.argv[1], int(sys.argv[2])))
