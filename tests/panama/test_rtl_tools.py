@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -84,7 +85,11 @@ def test_a_simulator_ends_with_who_started_it(tmp_path: Path) -> None:
     finally:
         caller.kill()
         caller.wait()
-    _until(lambda: not simulator.is_running())
+    try:
+        _until(lambda: not simulator.is_running())
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            simulator.kill()
 
 
 def _simulators(caller: psutil.Process) -> list[psutil.Process]:
