@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from panama import wire
+from panama import codec, wire
+from panama.exchange import Exchange
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +25,19 @@ if TYPE_CHECKING:
     from torch.nn.parallel import DistributedDataParallel
 
 Format: TypeAlias = Literal["fp32", "bf16", "int32"]
-Array: TypeAlias = npt.NDArray[Any]
 
-#: Elements of a packet of 1408 bytes, for what losses cost.
+#: Payload of a packet, for what losses cost.
 _PACKET_BYTES = 1408
 #: Share of the machine's memory that copies of one bucket may take.
 _MEMORY_SHARE = 0.25
+#: In place of an exponent, above every true one.
+_NO_EXPONENT = 2**20
 
 
 class AggregationState:
     """What a hook keeps: how it sums, and what it has sent.
 
+    group:   all ranks, for this alone: sums run beside the backward pass, in the order of calls
     fan_in:  workers of a switch, switches of a next one, and so on
     fmt:     fp32; bf16 on the wire, rounded by every switch; or int32 with an agreed exponent
     drop:    probability that a packet of a worker is lost on its way and sent again
@@ -43,17 +47,14 @@ class AggregationState:
     def __init__(
         self, group: ProcessGroup, fan_in: Sequence[int], fmt: Format, drop: float, seed: int
     ) -> None:
-        import torch.distributed as dist
-
-        self.group = group
-        self.workers = dist.get_world_size(group)
-        self.rank = dist.get_rank(group)
-        self.fan_in = tuple(fan_in)
         self.fmt = fmt
         self.drop = drop
         self.packets = 0
         self.resent = 0
-        self._rng = np.random.default_rng([seed, self.rank])
+        self._exchange = Exchange(group, fan_in, wire.FORMATS[fmt].dtype)
+        self._rng = np.random.default_rng([seed, self._exchange.rank])
+        # One thread: gloo matches what ranks send by its order.
+        self._thread = ThreadPoolExecutor(1, "panama-hook")
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, (n,) float32: each rank is the switches for an equal part.
@@ -61,23 +62,37 @@ class AggregationState:
         Raises TypeError for other tensors, ValueError for NaN and infinities with int32.
         """
         import torch
-        import torch.distributed as dist
 
-        n, part = x.numel(), -(-x.numel() // self.workers)
-        self._check(x, part)
-        exponent = self._agree(x) if self.fmt == "int32" else 0
-        mine = np.zeros((self.workers, part), np.float32)
-        mine.reshape(-1)[:n] = x.detach().numpy()
-        sent = self._encode(mine.reshape(-1), exponent).reshape(self.workers, part)
-        self._send_until_all_arrive(sent.nbytes)
-        came = np.empty_like(sent)
-        dist.all_to_all_single(_tensor(came), _tensor(sent), group=self.group)
-        total = wire.level_add(came, self.fan_in)
-        everything = np.empty((self.workers, part), total.dtype)
-        dist.all_gather_into_tensor(_tensor(everything), _tensor(total), group=self.group)
-        return torch.from_numpy(self._decode(everything.reshape(-1)[:n], exponent))
+        self._check(x)
+        out = torch.empty_like(x)
+        self._thread.submit(self._mean, x, out, 1).result()
+        return out
 
-    def _check(self, x: torch.Tensor, part: int) -> None:
+    def start_mean(self, x: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+        """x becomes the mean over all ranks; at once a promise of it. Raises as sum does."""
+        import torch
+
+        self._check(x)
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+
+        def work() -> None:
+            try:
+                self._mean(x, x, self._exchange.workers)
+            except Exception as error:
+                done.set_exception(error)  # type: ignore[arg-type]  # torch declares its result
+            else:
+                done.set_result(x)
+
+        self._thread.submit(work)
+        return done
+
+    def _mean(self, x: torch.Tensor, out: torch.Tensor, divisor: int) -> None:
+        given = x.detach().numpy()
+        exponent = self._agree(given) if self.fmt == "int32" else 0
+        self._send_until_all_arrive(given.size * self._exchange.dtype.itemsize)
+        self._exchange.mean(given, out.detach().numpy(), exponent, divisor)
+
+    def _check(self, x: torch.Tensor) -> None:
         import psutil
         import torch
 
@@ -87,44 +102,28 @@ class AggregationState:
             raise TypeError(f"gradients must be dense, got {x.layout}: use dense embeddings")
         if x.dtype != torch.float32:
             raise TypeError(f"gradients must be torch.float32, got {x.dtype}")
-        needed = 3 * 4 * part * self.workers
+        needed = 3 * 4 * x.numel()
         if needed > _MEMORY_SHARE * psutil.virtual_memory().total:
             raise RuntimeError(
                 f"summing a bucket takes {needed / 2**20:.0f} MiB, more than a quarter of the "
                 "memory: make bucket_cap_mb of DistributedDataParallel smaller"
             )
 
-    def _agree(self, x: torch.Tensor) -> int:
+    def _agree(self, x: npt.NDArray[np.float32]) -> int:
         """One exponent at which no sum saturates: the largest any rank needs."""
         import torch
         import torch.distributed as dist
 
-        found = x.detach().numpy()
-        usable = bool(np.isfinite(found).all())
-        mine = wire.scale_exponent(found, self.workers) if usable else 2**20
+        mine = codec.exponent_of(x, self._exchange.workers)
         # All ranks learn of a value that has no fixed point, or the others would wait for ever.
-        agreed = torch.tensor([mine], dtype=torch.int32)
-        dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self.group)
-        if int(agreed) == 2**20:
+        agreed = torch.tensor([_NO_EXPONENT if mine is None else mine], dtype=torch.int32)
+        dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self._exchange.group)
+        if int(agreed) == _NO_EXPONENT:
             raise ValueError(
                 "int32 needs finite gradients, got NaN or infinity on a rank: skip this step, or "
                 "use fmt='fp32'"
             )
         return int(agreed)
-
-    def _encode(self, x: npt.NDArray[np.float32], exponent: int) -> Array:
-        if self.fmt == "bf16":
-            return wire.to_bf16(x)
-        if self.fmt == "int32":
-            return wire.to_fixed(x, exponent)
-        return x
-
-    def _decode(self, x: Array, exponent: int) -> npt.NDArray[np.float32]:
-        if self.fmt == "bf16":
-            return wire.from_bf16(x)
-        if self.fmt == "int32":
-            return wire.from_fixed(x, exponent)
-        return np.ascontiguousarray(x)
 
     def _send_until_all_arrive(self, n_bytes: int) -> None:
         """Packets are lost and sent again until the switch has each once; the sum is the same."""
@@ -135,21 +134,10 @@ class AggregationState:
             self.resent += left
 
 
-def _tensor(x: Array) -> torch.Tensor:
-    """The same memory as a tensor of integers or floats that every transport takes."""
-    import torch
-
-    return torch.from_numpy(x.reshape(-1).view(np.uint8))
-
-
-def _sum_bucket(state: AggregationState, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    import torch
-
-    total = state.sum(bucket.buffer())
-    bucket.buffer().copy_(total.div_(state.workers))
-    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    done.set_result(bucket.buffer())
-    return done
+def _average_bucket(
+    state: AggregationState, bucket: GradBucket
+) -> torch.futures.Future[torch.Tensor]:
+    return state.start_mean(bucket.buffer())
 
 
 def register(
@@ -165,7 +153,7 @@ def register(
     fan_in: ports of the switches of each level, from the workers on; None is one switch for all
     fmt, drop, seed: of AggregationState
 
-    Costs three copies of a bucket. Must be called on every rank with the same arguments.
+    Keeps up to three copies of a bucket. Must be called on every rank with the same arguments.
 
     Raises TypeError for a model that is not wrapped, ValueError for switches without room for all
     ranks, an unknown format or a share outside 0 .. 1.
@@ -189,11 +177,14 @@ def register(
             f"fan_in {levels} has room for {math.prod(levels)} ranks, got {workers}: add a level "
             "or ports"
         )
-    state = AggregationState(model.process_group, levels, fmt, drop, seed)
+    # A group of its own, and joined by its ranks alone.
+    ranks = dist.get_process_group_ranks(model.process_group)
+    group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    state = AggregationState(group, levels, fmt, drop, seed)
     # DistributedDataParallel looks at the annotations themselves, which here are text.
-    _sum_bucket.__annotations__ |= {
+    _average_bucket.__annotations__ |= {
         "bucket": dist.GradBucket,  # type: ignore[attr-defined]  # exported all the same
         "return": torch.futures.Future[torch.Tensor],
     }
-    model.register_comm_hook(state, _sum_bucket)
+    model.register_comm_hook(state, _average_bucket)
     return state

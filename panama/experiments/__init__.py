@@ -70,4 +70,9 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         module="panama.experiments.area",
         claims=("panama.tab.fpga_area", "panama.ours.area_linear", "panama.ours.adder_mhz"),
     ),
+    Experiment(
+        name="panama_accuracy",
+        module="panama.experiments.accuracy",
+        claims=("panama.abstract.accuracy", "panama.ours.hook_step"),
+    ),
 )

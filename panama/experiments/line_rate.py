@@ -42,9 +42,10 @@ def run(settings: Settings, ctx: Context) -> None:
 
     for ports in ctx.progress(settings.ports, "ports"):
         try:
-            seen = line_rate(
-                ports, settings.lanes, settings.packets, settings.tool, beats=settings.beats,
-                stages=settings.stages, seed=ctx.seed,
+            # A cell each: at many ports a simulator takes minutes to build and to run.
+            seen = ctx.cell(
+                line_rate, ports=ports, lanes=settings.lanes, packets=settings.packets,
+                tool=settings.tool, beats=settings.beats, stages=settings.stages, seed=ctx.seed,
             )  # fmt: skip
         except ToolMissing as error:
             ctx.log.warning("skipped: %s", error)

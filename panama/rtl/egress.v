@@ -41,13 +41,7 @@ module egress #(
     input wire [ 24*JOBS-1:0] job_key,
     input wire [  P*JOBS-1:0] job_members,
     input wire [LOG_PORTS*JOBS-1:0] job_parent,
-    input wire [ 16*JOBS-1:0] job_child,
-    input wire [ 48*JOBS-1:0] job_mac_from,
-    input wire [ 48*JOBS-1:0] job_mac_up,
-    input wire [ 48*JOBS-1:0] job_mac_down,
-    input wire [ 32*JOBS-1:0] job_ip_from,
-    input wire [ 32*JOBS-1:0] job_ip_up,
-    input wire [ 32*JOBS-1:0] job_ip_down,
+    input wire [256*JOBS-1:0] job_header,
 
     // the store of sums, read one cycle later
     input  wire                          read,
@@ -76,15 +70,17 @@ module egress #(
   wire [P-1:0] one = {{(P - 1) {1'b0}}, 1'b1};
   wire [P-1:0] to = ~root ? one << job_parent[LOG_PORTS*job+:LOG_PORTS] :
                     repair ? one << port : job_members[P*job+:P];
+  wire [15:0] child;
+  wire [31:0] ip_down, ip_up, ip_from;
+  wire [47:0] mac_down, mac_up, mac_from;
+  assign {child, ip_down, ip_up, ip_from, mac_down, mac_up, mac_from} = job_header[256*job+:256];
   wire [511:0] header;
   compose #(.FMT(FMT), .VERSION(VERSION), .UDP_PORT(UDP_PORT), .TTL(TTL)) compose (
-      .mac_to(root ? job_mac_down[48*job+:48] : job_mac_up[48*job+:48]),
-      .mac_from(job_mac_from[48*job+:48]),
-      .ip_to(root ? job_ip_down[32*job+:32] : job_ip_up[32*job+:32]),
-      .ip_from(job_ip_from[32*job+:32]),
+      .mac_to(root ? mac_down : mac_up), .mac_from(mac_from),
+      .ip_to(root ? ip_down : ip_up), .ip_from(ip_from),
       .tos({dscp, ce ? 2'd3 : job_ect[2*job+:2]}), .up(~root), .down(root), .retx(repair),
       .job(job_key[24*job+8+:16]), .tree(job_key[24*job+:8]), .psn(psn),
-      .child(root ? 16'd0 : job_child[16*job+:16]), .nelem(nelem), .msg(msg),
+      .child(root ? 16'd0 : child), .nelem(nelem), .msg(msg),
       .contributors(in_contributors), .pad(pad), .beats(beats), .beat(header)
   );
 

@@ -100,9 +100,7 @@ module panama_top #(
   wire [LOG_PORTS*JOBS-1:0] job_parent;
   wire [24*JOBS-1:0] job_key;
   wire [P*JOBS-1:0] job_members, missing;
-  wire [48*JOBS-1:0] job_mac_from, job_mac_up, job_mac_down;
-  wire [32*JOBS-1:0] job_ip_from, job_ip_up, job_ip_down;
-  wire [16*JOBS-1:0] job_child;
+  wire [256*JOBS-1:0] job_header;
   wire [16*P*JOBS-1:0] job_workers;
   wire [31:0] stall_limit;
   wire [6:0] count_port;
@@ -124,9 +122,7 @@ module panama_top #(
       .s_axil_rready(s_axil_rready),
       .job_on(job_on), .job_root(job_root), .job_worst(job_worst), .job_log_trees(job_log_trees),
       .job_ect(job_ect), .job_parent(job_parent), .job_key(job_key), .job_members(job_members),
-      .job_mac_from(job_mac_from), .job_mac_up(job_mac_up), .job_mac_down(job_mac_down),
-      .job_ip_from(job_ip_from), .job_ip_up(job_ip_up), .job_ip_down(job_ip_down),
-      .job_child(job_child), .job_workers(job_workers), .stall_limit(stall_limit),
+      .job_header(job_header), .job_workers(job_workers), .stall_limit(stall_limit),
       .stalled(stalled), .missing(missing), .count_port(count_port), .count_cause(count_cause),
       .count_value(count_value)
   );
@@ -267,9 +263,7 @@ module panama_top #(
       .in_last(sum_last), .in_data(sum_data), .in_ce_or(ce_or), .in_ce_worst(ce_worst),
       .in_contributors(sum_contributors), .in_meta(meta), .job_root(job_root),
       .job_worst(job_worst), .job_ect(job_ect), .job_key(job_key), .job_members(job_members),
-      .job_parent(job_parent), .job_child(job_child), .job_mac_from(job_mac_from),
-      .job_mac_up(job_mac_up), .job_mac_down(job_mac_down), .job_ip_from(job_ip_from),
-      .job_ip_up(job_ip_up), .job_ip_down(job_ip_down), .read(read),
+      .job_parent(job_parent), .job_header(job_header), .read(read),
       .read_address(read_address), .read_data(store_data), .stored_set(stored_set),
       .stored_id(stored_id), .m_axis_tdata(m_axis_tdata), .m_axis_tuser(m_axis_tuser),
       .m_axis_tvalid(m_axis_tvalid), .m_axis_tlast(m_axis_tlast)
@@ -286,8 +280,7 @@ module panama_top #(
   ) relay (
       .clk(clk), .rst(rst), .in_data(relay_data), .in_job(relay_job), .in_last(relay_last),
       .in_valid(relay_valid), .in_ready(relay_ready), .job_members(job_members),
-      .job_log_trees(job_log_trees), .job_mac_from(job_mac_from), .job_mac_down(job_mac_down),
-      .job_ip_from(job_ip_from), .job_ip_down(job_ip_down), .result_valid(result_valid),
+      .job_log_trees(job_log_trees), .job_header(job_header), .result_valid(result_valid),
       .result_id(result_id), .result_port(result_port), .result_cached(result_cached),
       .result_taken(result_taken), .result_missed(result_missed), .passing(passing),
       .passing_latest(passing_latest), .cached_set(cached_set), .cached_id(cached_id),

@@ -30,10 +30,7 @@ module relay #(
 
     input wire [P*JOBS-1:0] job_members,
     input wire [3*JOBS-1:0] job_log_trees,
-    input wire [48*JOBS-1:0] job_mac_from,
-    input wire [48*JOBS-1:0] job_mac_down,
-    input wire [32*JOBS-1:0] job_ip_from,
-    input wire [32*JOBS-1:0] job_ip_down,
+    input wire [256*JOBS-1:0] job_header,
 
     // a cached result to be sent again; the ledger tells whether it is still there
     input  wire                 result_valid,
@@ -87,10 +84,13 @@ module relay #(
   );
   wire [12:0] beats;
   beats_of #(.FMT(FMT)) count (.nelem(nelem), .beats(beats));
+  wire [31:0] ip_down, ip_from;
+  wire [47:0] mac_down, mac_from;
+  assign {ip_down, ip_from} = {job_header[256*job+208+:32], job_header[256*job+144+:32]};
+  assign {mac_down, mac_from} = {job_header[256*job+96+:48], job_header[256*job+:48]};
   wire [511:0] header;
   compose #(.FMT(FMT), .VERSION(VERSION), .UDP_PORT(UDP_PORT), .TTL(TTL)) compose (
-      .mac_to(job_mac_down[48*job+:48]), .mac_from(job_mac_from[48*job+:48]),
-      .ip_to(job_ip_down[32*job+:32]), .ip_from(job_ip_from[32*job+:32]),
+      .mac_to(mac_down), .mac_from(mac_from), .ip_to(ip_down), .ip_from(ip_from),
       .tos(tos), .up(1'b0), .down(1'b1), .retx(flags[2]), .job(wire_job), .tree(tree), .psn(psn),
       .child(child), .nelem(nelem), .msg(msg), .contributors(contributors), .pad(pad),
       .beats(beats), .beat(header)

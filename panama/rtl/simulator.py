@@ -66,11 +66,13 @@ def run(
     bench: str,
     arguments: Mapping[str, object],
     files: Mapping[str, str] | None = None,
+    wanted: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run the cocotb module `bench` on the design in a folder of its own; what it reported.
 
     arguments: handed to the bench, which reads them with bench_arguments()
     files:     name -> text, written into the working folder first
+    wanted:    files that it leaves there; their texts are part of the report, by their names
     Raises RuntimeError with the end of the simulator's log if a check in the bench failed.
     """
     from cocotb_tools.runner import get_runner
@@ -79,7 +81,8 @@ def run(
         work = Path(name)
         for file, text in (files or {}).items():
             (work / file).write_text(text)
-        (work / "arguments.json").write_text(json.dumps(dict(arguments)))
+        told = {**arguments, "parent": os.getpid()}
+        (work / "arguments.json").write_text(json.dumps(told))
         log = work / "log.txt"
         with _environment({**design.tool.environment, **_python_path()}):
             runner = get_runner(design.tool.name)
@@ -102,7 +105,7 @@ def run(
             end = log.read_text()[-4000:] if log.exists() else "no log was written"
             raise RuntimeError(f"{bench} failed on {design.tool.name}: {failed}\n{end}")
         result: dict[str, Any] = json.loads(report.read_text())
-        return result
+        return result | {file: (work / file).read_text() for file in wanted}
 
 
 def _find(tool: str) -> Tool:

@@ -93,8 +93,11 @@ def soak_tree(
     design = build("soak", parameters | {"BEATS": beats, "STALLS": int(stalls)}, tool)
     seen = run(
         design,
-        "panama.rtl.bench.soak",
-        {"cycles": 4 * beats + 64 * stages + 1000},
+        "panama.rtl.bench.clocked",
+        {
+            "cycles": 4 * beats + 64 * stages + 1000,
+            "counters": ["wrong", "misplaced", "latency", "span"],
+        },
         {"given.hex": given, "wanted.hex": wanted},
     )
     span = int(seen["span"])

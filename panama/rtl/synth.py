@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
+from panama.rtl.parent import end_with
 from panama.rtl.simulator import FOLDER
 from panama.rtl.tools import Tool, find_nextpnr, find_yosys
 
@@ -147,7 +150,12 @@ def _place(netlist: Path, seed: int) -> float:
 
 def _call(tool: Tool, arguments: list[str], folder: Path) -> None:
     done = subprocess.run(
-        [*tool.command, *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [*tool.command, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=partial(end_with, os.getpid()),
     )
     if done.returncode:
         end = re.sub(r"\s+\n", "\n", done.stdout + done.stderr)[-3000:]

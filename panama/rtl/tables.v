@@ -59,13 +59,8 @@ module tables #(
     output wire [LOG_PORTS*JOBS-1:0] job_parent,
     output wire [      24*JOBS-1:0] job_key,
     output wire [       P*JOBS-1:0] job_members,
-    output wire [      48*JOBS-1:0] job_mac_from,
-    output wire [      48*JOBS-1:0] job_mac_up,
-    output wire [      48*JOBS-1:0] job_mac_down,
-    output wire [      32*JOBS-1:0] job_ip_from,
-    output wire [      32*JOBS-1:0] job_ip_up,
-    output wire [      32*JOBS-1:0] job_ip_down,
-    output wire [      16*JOBS-1:0] job_child,
+    // what headers are written with: {child, ip_down, ip_up, ip_from, mac_down, mac_up, mac_from}
+    output wire [     256*JOBS-1:0] job_header,
     // port by port within a job
     output wire [    16*P*JOBS-1:0] job_workers,
     output reg  [             31:0] stall_limit,
@@ -175,13 +170,10 @@ module tables #(
       assign job_parent[LOG_PORTS*j+:LOG_PORTS] = words[16+:LOG_PORTS];
       assign job_key[24*j+:24] = {words[63:48], words[39:32]};
       assign job_members[P*j+:P] = members[P-1:0];
-      assign job_mac_from[48*j+:48] = words[32*4+:48];
-      assign job_mac_up[48*j+:48] = words[32*6+:48];
-      assign job_mac_down[48*j+:48] = words[32*8+:48];
-      assign job_ip_from[32*j+:32] = words[32*10+:32];
-      assign job_ip_up[32*j+:32] = words[32*11+:32];
-      assign job_ip_down[32*j+:32] = words[32*12+:32];
-      assign job_child[16*j+:16] = words[32*13+:16];
+      assign job_header[256*j+:256] = {
+        words[32*13+:16], words[32*12+:32], words[32*11+:32], words[32*10+:32], words[32*8+:48],
+        words[32*6+:48], words[32*4+:48]
+      };
       assign job_workers[16*P*j+:16*P] = workers;
     end
   endgenerate

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles
 from cocotbext.axi import (
     AxiLiteBus,
     AxiLiteMaster,
@@ -93,31 +91,6 @@ class Harness:
     async def idle(self, cycles: int) -> None:
         """Let time pass."""
         await ClockCycles(self.dut.clk, cycles)
-
-
-class BeatMeter:
-    """Counts cycles and beats of m_axis between its first and its last beat."""
-
-    def __init__(self, dut: Any) -> None:
-        self.dut = dut
-        self.beats = 0
-        self.bubbles: deque[tuple[int, int]] = deque()  # beats before it, its length
-        self.cycles = 0
-        cocotb.start_soon(self._watch())
-
-    async def _watch(self) -> None:
-        gap = 0
-        while True:
-            await RisingEdge(self.dut.clk)
-            if int(self.dut.m_axis_tvalid.value) and int(self.dut.m_axis_tready.value):
-                if gap and self.beats:
-                    self.bubbles.append((self.beats, gap))
-                    self.cycles += gap
-                gap = 0
-                self.beats += 1
-                self.cycles += 1
-            else:
-                gap += 1
 
 
 def _pauses(share: float, seed: int) -> Iterator[bool]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import attrs
 import cocotb
-from cocotb.triggers import ClockCycles
 
 from panama.rtl.bench.exchange import bench_arguments, report
-from panama.rtl.bench.harness import BeatMeter, Harness
-from panama.rtl.bench.traffic import Checker, Job, members_in_random_order, random_entries
+from panama.rtl.bench.harness import Harness
+from panama.rtl.bench.mixture import judge, mixture
+from panama.rtl.bench.traffic import Checker, Job, random_entries
 from panama.rtl.registers import JobEntry
 from panama.wire import (
     CE,
@@ -51,26 +52,13 @@ async def mixed(dut: Any, told: Told) -> None:
     await harness.start(entries)
     cocotb.start_soon(_collect(harness, checker))
     order = random.Random(told["order_seed"])
-    fates = [Counter[str]() for _ in range(ports)]
-    passed: list[list[bytes]] = [[] for _ in range(ports)]
+    plan = mixture(jobs, ports, slots, told["noise"], order)
 
     async def member(port: int) -> None:
-        own = random.Random(order.random())
-        for number, index in members_in_random_order(jobs, port, slots, own):
-            while not checker.may_send(number, index):
-                await ClockCycles(dut.clk, 5)
-            if own.random() < told["noise"]:
-                noise, damaged, fate = _noise(jobs[number], index, port, own)
-                harness.send(port, noise, damaged)
-                fates[port][fate] += 1
-                if fate == "BYPASSED":
-                    passed[port].append(noise)
-            harness.send(port, jobs[number].frame(index, port))
-            fates[port]["ACCEPTED"] += 1
-            if own.random() < told["noise"] / 3:
-                # Too early it is a duplicate; once the sum is done, a wish for a repair.
-                harness.send(port, jobs[number].frame(index, port, UP | RETX))
-                fates[port]["AGAIN"] += 1
+        for one in plan[port]:
+            may = partial(checker.may_send, one.number, one.index)
+            await _until(harness, may, told["patience"], checker)
+            harness.send(port, one.frame, one.damaged)
         await harness.flush(port)
 
     tasks = [cocotb.start_soon(member(port)) for port in range(ports)]
@@ -78,68 +66,11 @@ async def mixed(dut: Any, told: Told) -> None:
         await task
     await _until(harness, lambda: checker.complete, told["patience"], checker)
     await harness.idle(400)
-    assert not checker.wrong, checker.wrong[:5]
-    repairs = 0
-    for port in range(ports):
-        seen = await harness.fates(port)
-        again = ("DUPLICATE", "REPAIR", "REPAIR_FULL")
-        repairs += seen.get("REPAIR", 0)
-        seen["AGAIN"] = sum(seen.pop(name, 0) for name in again)
-        seen = {name: count for name, count in seen.items() if count}
-        assert seen == dict(fates[port]), (port, seen, fates[port])
-        assert sum(seen.values()) == harness.sent[port]
-        got = [bytes(f.tdata) for f in _all(harness.bypass[port])]
-        assert got == passed[port], (port, len(got), len(passed[port]))
-    totals = await harness.totals()
-    assert totals["SUMS"] == sum(len(job.chunks) for job in jobs), totals
-    served = ("SUMS_AGAIN", "REPAIR_MISSED", "SUM_GONE", "RESULT_GONE")
-    assert sum(totals.get(name, 0) for name in served) == repairs, (totals, repairs)
-    assert totals.get("SUMS_AGAIN", 0) == checker.again
-    assert totals.keys() <= {"SUMS", *served}, totals
+    passed = [[bytes(f.tdata) for f in _all(harness.bypass[port])] for port in range(ports)]
+    fates = [await harness.fates(port) for port in range(ports)]
+    due = judge(plan, checker, fates, await harness.totals(), passed)
     report({"beats": checker.beats, "frames": sum(harness.sent), "digest": checker.digest(),
-            "fates": dict(sum(fates, Counter()))})  # fmt: skip
-
-
-async def line_rate(dut: Any, told: Told) -> None:
-    """All ports send without pause; every cycle of m_axis after its first beat must carry one."""
-    rng = random.Random(told["seed"])
-    ports = told["ports"]
-    entries = [
-        JobEntry(job=10 + n, tree=0, members=tuple(range(ports)), workers=(1,) * ports)
-        for n in range(told["jobs"])
-    ]
-    # Packets go out once they are in, so a short one before a long one leaves a gap unless the
-    # output starts late by one packet: the first three are of full length, and held for two.
-    fill = 3
-    lengths = [
-        [told["beats"] if i < fill else rng.randint(told["least"], told["beats"])
-         for i in range(told["packets"])]
-        for _ in entries
-    ]  # fmt: skip
-    jobs = [
-        Job(entry, ports, lengths[n], told["fmt"], told["words"], told["seed"] * 64 + n)
-        for n, entry in enumerate(entries)
-    ]
-    harness = Harness(dut, ports, 0.0, 0)
-    checker = Checker(jobs, told["log_slots"])
-    await harness.start(entries)
-    cocotb.start_soon(_collect(harness, checker))
-    meter = BeatMeter(dut)
-    harness.sums.pause = True
-    # Jobs change after every packet or at random: each change is a job switch.
-    turns = [(number, index) for index in range(told["packets"]) for number in range(len(jobs))]
-    for number, index in turns:
-        for port in range(ports):
-            harness.send(port, jobs[number].frame(index, port))
-    await harness.idle(2 * told["beats"] + 12)
-    harness.sums.pause = False
-    await _until(harness, lambda: checker.complete, told["patience"], checker)
-    assert not checker.wrong, checker.wrong[:5]
-    skipped = fill * (told["beats"] + 1)
-    gaps = sum(gap for at, gap in meter.bubbles if at >= skipped)
-    beats = meter.beats - skipped
-    report({"beats": beats, "cycles": beats + gaps, "checked": checker.beats,
-            "packets": len(turns)})  # fmt: skip
+            "fates": dict(due)})  # fmt: skip
 
 
 async def opposite_orders(dut: Any, told: Told) -> None:
@@ -473,7 +404,7 @@ async def switched_off(dut: Any, told: Told) -> None:
 SCENARIOS = {
     each.__name__: each
     for each in (
-        mixed, line_rate, opposite_orders, silent_member, lost_result, cut_frames, disagreement,
+        mixed, opposite_orders, silent_member, lost_result, cut_frames, disagreement,
         full_buffers, switched_off, fuzzed_headers,
     )
 }  # fmt: skip
@@ -499,10 +430,10 @@ def _all(sink: Any) -> list[Any]:
 
 async def _until(harness: Harness, done: Any, patience: int, checker: Checker) -> None:
     """Wait for a condition; patience in cycles. Fails with how far the jobs have come."""
-    for _ in range(patience // 20):
+    for _ in range(patience // 5):
         if done():
             return
-        await harness.idle(20)
+        await harness.idle(5)
     state = [(len(d), len(job.chunks)) for d, job in zip(checker.done, checker.jobs, strict=True)]
     raise AssertionError(f"stands still: {state} sums of each job, {checker.wrong[:3]}")
 
@@ -512,52 +443,3 @@ async def _settled(harness: Harness) -> None:
     for port in range(harness.ports):
         await harness.flush(port)
     await harness.idle(300)
-
-
-def _noise(job: Job, index: int, port: int, rng: random.Random) -> tuple[bytes, bool, str]:
-    """A frame that must change nothing: itself, whether it comes damaged, and its fate.
-
-    Sent before the true frame of `index`, which the slot therefore still waits for.
-    """
-    chunk = job.chunks[index]
-    packet, payload = chunk.packets[port], chunk.payloads[port]
-    frame = pack_header(packet) + payload
-    choice = rng.randrange(14)
-    if choice == 0:
-        return (
-            rng.randbytes(12) + b"\x08\x06" + rng.randbytes(rng.randint(28, 300)),
-            False,
-            "BYPASSED",
-        )
-    if choice == 1:
-        other = pack_header(attrs.evolve(packet, target_port=53)) + payload
-        return other, False, "BYPASSED"
-    if choice == 2:
-        return pack_header(attrs.evolve(packet, version=9)) + payload, False, "HEADER"
-    if choice == 3:  # a wrong checksum
-        return frame[:24] + bytes([frame[24] ^ 0x40]) + frame[25:], False, "HEADER"
-    if choice == 4:
-        return (
-            pack_header(attrs.evolve(packet, format_code=(packet.format_code + 1) % len(FORMATS)))
-            + payload,
-            False,
-            "HEADER",
-        )
-    if choice == 5:
-        return pack_header(attrs.evolve(packet, flags=UP | DOWN)) + payload, False, "HEADER"
-    if choice == 6:
-        return pack_header(attrs.evolve(packet, tree=200)) + payload, False, "UNKNOWN_JOB"
-    if choice == 7:  # a result from a child
-        return pack_header(attrs.evolve(packet, flags=DOWN)) + payload, False, "NOT_MEMBER"
-    if choice == 8:
-        return pack_header(attrs.evolve(packet, contributors=999)) + payload, False, "CONTRIBUTORS"
-    if choice == 9:
-        return pack_header(attrs.evolve(packet, n_elements=0)) + payload, False, "LENGTH"
-    if choice == 10:
-        ahead = pack_header(attrs.evolve(packet, psn=packet.psn + (1 << 20))) + payload
-        return ahead, False, "AHEAD"
-    if choice == 11:
-        return frame[:-64], False, "CUT"
-    if choice == 12:
-        return frame, True, "CUT"
-    return frame + rng.randbytes(64), False, "OVERLONG"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import defaultdict
 
 import attrs
 import numpy as np
@@ -202,25 +201,3 @@ def random_entries(ports: int, count: int, rng: random.Random) -> list[JobEntry]
             )
         )
     return entries
-
-
-def members_in_random_order(
-    jobs: list[Job], port: int, slots: int, rng: random.Random
-) -> list[tuple[int, int]]:
-    """(job, index) of all a port sends: jobs interleaved, indices shuffled within half a window."""
-    queues: dict[int, list[int]] = defaultdict(list)
-    for number, job in enumerate(jobs):
-        if port not in job.entry.members:
-            continue
-        half = max(1, slots // 2)
-        for start in range(0, len(job.chunks), half):
-            part = list(range(start, min(start + half, len(job.chunks))))
-            rng.shuffle(part)
-            queues[number] += part
-    order = []
-    while queues:
-        number = rng.choice(list(queues))
-        order.append((number, queues[number].pop(0)))
-        if not queues[number]:
-            del queues[number]
-    return order
