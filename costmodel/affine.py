@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 
-def _in_order(terms: Mapping[str, int] | Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
-    pairs = terms.items() if isinstance(terms, Mapping) else terms
+def _in_order(terms: dict[str, int] | Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    pairs = terms.items() if isinstance(terms, dict) else terms
     return tuple(sorted((name, factor) for name, factor in pairs if factor))
 
 
@@ -49,10 +49,17 @@ class Affine:
 
     def substitute(self, values: Mapping[str, Affine]) -> Affine:
         """Iterators replaced by expressions; those without an entry stay."""
-        total = Affine((), self.const)
+        factors: dict[str, int] = {}
+        const = self.const
         for name, factor in self.terms:
-            total = total + values.get(name, Affine.of(name)) * factor
-        return total
+            value = values.get(name)
+            if value is None:
+                factors[name] = factors.get(name, 0) + factor
+                continue
+            const += factor * value.const
+            for inner, times in value.terms:
+                factors[inner] = factors.get(inner, 0) + factor * times
+        return Affine(factors, const)
 
     def value(self, point: Mapping[str, int]) -> int:
         return self.const + sum(factor * point[name] for name, factor in self.terms)

@@ -172,7 +172,7 @@ class Statement:
     loops: tuple[Loop, ...]
     position: tuple[int, ...]
 
-    @property
+    @cached_property
     def iterators(self) -> tuple[str, ...]:
         return tuple(loop.name for loop in self.loops)
 
@@ -186,7 +186,7 @@ class Statement:
         return tuple(loads(self.computation.expr))
 
 
-@attrs.frozen(slots=False)
+@attrs.frozen(slots=False, cache_hash=True)
 class Program:
     name: str
     arrays: tuple[Array, ...]

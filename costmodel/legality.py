@@ -22,13 +22,27 @@ from costmodel.poly import Polyhedral, space_text, times
 
 
 def time_map(nest: Nest) -> isl.UnionMap:
-    """Instances to places in time: 2 * depth + 1 numbers, the same for all statements."""
-    depth = max((len(p.dims) for p in nest.placed), default=0)
+    """Instances to places in time: as many numbers for each statement."""
+    columns = _columns(nest)
     parts = (
-        f"{space_text(p.statement)} -> [{', '.join(times(p.order, p.dims, depth))}]"
-        for p in nest.placed
+        f"{space_text(p.statement)} -> [{', '.join(column[at] for column in columns.values())}]"
+        for at, p in enumerate(nest.placed)
     )
     return isl.UnionMap("{ " + "; ".join(parts) + " }")
+
+
+def _columns(nest: Nest) -> dict[int, tuple[str, ...]]:
+    """The numbers of a place, each for all statements, by their position among 2 * depth + 1.
+
+    Those that are one constant in all statements are left out: they decide nothing.
+    """
+    depth = max((len(p.dims) for p in nest.placed), default=0)
+    every = zip(*(times(p.order, p.dims, depth) for p in nest.placed), strict=True)
+    return {
+        position: column
+        for position, column in enumerate(every)
+        if position % 2 or len(set(column)) > 1
+    }
 
 
 def is_legal(poly: Polyhedral, nest: Nest, reassociate: bool) -> bool:
@@ -95,9 +109,9 @@ def why_not_parallel(poly: Polyhedral, nest: Nest, name: str, level: int) -> str
     if nest.contractions:
         pairs = _dependences(poly, nest, False).union(poly.conflicts(_contracted(poly, nest)))
     inside = pairs.intersect_domain(own).intersect_range(own)
-    steps = _steps_in_time(inside, nest)
-    depth = max(len(p.dims) for p in nest.placed)
-    carried = steps.intersect(_carried_at(level, depth))
+    positions = tuple(_columns(nest))
+    at = positions.index(2 * level + 1)
+    carried = _steps_in_time(inside, nest).intersect(_carried_at(at, len(positions)))
     if carried.is_empty():
         return None
     return "carries a dependence between its iterations"
@@ -212,9 +226,8 @@ def _dependences(poly: Polyhedral, nest: Nest, reassociate: bool) -> isl.UnionMa
 
 def _backward(poly: Polyhedral, nest: Nest, reassociate: bool) -> isl.UnionSet:
     """The steps in time, of all dependences, that are not forward."""
-    depth = max((len(p.dims) for p in nest.placed), default=0)
     steps = _steps_in_time(_dependences(poly, nest, reassociate), nest)
-    return steps.intersect(_not_forward(depth))
+    return steps.intersect(_not_forward(len(_columns(nest))))
 
 
 def _steps_in_time(pairs: isl.UnionMap, nest: Nest) -> isl.UnionSet:
@@ -226,29 +239,22 @@ def _steps_in_time(pairs: isl.UnionMap, nest: Nest) -> isl.UnionSet:
     return pairs.apply_domain(places).apply_range(places).deltas()
 
 
-def _names(depth: int) -> list[str]:
-    return [f"t{at}" for at in range(2 * depth + 1)]
-
-
 @lru_cache
-def _not_forward(depth: int) -> isl.UnionSet:
-    """Differences that are zero or whose first entry other than zero is negative."""
-    names = _names(depth)
-    cases = [
-        _and([*(f"{n} = 0" for n in names[:at]), f"{names[at]} < 0"]) for at in range(len(names))
-    ]
+def _not_forward(n: int) -> isl.UnionSet:
+    """Differences of n numbers that are all zero, or the first other than zero is negative."""
+    names = [f"t{at}" for at in range(n)]
+    cases = [_and([*(f"{n} = 0" for n in names[:at]), f"{names[at]} < 0"]) for at in range(n)]
     cases.append(_and(f"{n} = 0" for n in names))
     return isl.UnionSet(f"{{ [{', '.join(names)}] : {' or '.join(cases)} }}")
 
 
 @lru_cache
-def _carried_at(level: int, depth: int) -> isl.UnionSet:
-    """Differences that are zero before the loop at this level and not zero there."""
-    names = _names(depth)
-    at = 2 * level + 1
-    zero = _and(f"{n} = 0" for n in names[:at])
-    return isl.UnionSet(f"{{ [{', '.join(names)}] : {zero} and {names[at]} != 0 }}")
+def _carried_at(at: int, n: int) -> isl.UnionSet:
+    """Differences of n numbers that are zero before one of them, and not zero there."""
+    names = [f"t{at}" for at in range(n)]
+    limits = [f"{n} = 0" for n in names[:at]]
+    return isl.UnionSet(f"{{ [{', '.join(names)}] : {_and([*limits, f'{names[at]} != 0'])} }}")
 
 
 def _and(conditions: Iterable[str]) -> str:
-    return "(" + " and ".join(conditions) + ")"
+    return "(" + (" and ".join(conditions) or "true") + ")"

@@ -42,40 +42,8 @@ def pairs(order: Sequence[int], part: int = 0) -> Order:
 
 def schedule_tree(leaves: Sequence[Leaf], domains: isl.UnionSet) -> isl.Schedule:
     """The tree; loop l of a leaf is the l-th band on the way to it."""
-    return isl.Schedule(f'{{ domain: "{domains}"{_child(_node(leaves, 0))} }}')
-
-
-def _node(leaves: Sequence[Leaf], level: int) -> str:
-    """The tree of leaves whose loops before this level are in common; "" for none."""
-    groups: dict[tuple[int, int], list[Leaf]] = {}
-    for leaf in sorted(leaves, key=lambda leaf: leaf.order[level]):
-        groups.setdefault(leaf.order[level], []).append(leaf)
-    if len(groups) == 1:
-        return _group(leaves, level)
-    parts = (
-        f'{{ filter: "{{ {"; ".join(leaf.space for leaf in group)} }}"'
-        f"{_child(_group(group, level))} }}"
-        for group in groups.values()
-    )
-    return f"{{ sequence: [ {', '.join(parts)} ] }}"
-
-
-def _group(leaves: Sequence[Leaf], level: int) -> str:
-    """The tree of leaves that share the loop at this level, or of one leaf alone.
-
-    Each band has one loop and a mark with its level around it.
-    """
-    bands: list[str] = []
-    while len(leaves[0].dims) > level:
-        loop = "; ".join(f"{leaf.space} -> [{leaf.dims[level]}]" for leaf in leaves)
-        bands.append(f'{{ mark: "{level}", child: {{ schedule: "[{{ {loop} }}]"')
-        level += 1
-        if len({leaf.order[level] for leaf in leaves}) > 1:
-            break
-    inside = _node(leaves, level) if len(leaves) > 1 else ""
-    for band in reversed(bands):
-        inside = f"{band}{_child(inside)} }} }}"
-    return inside
+    root = isl.Schedule.from_domain(domains).get_root()
+    return _grow(root.get_child(0), leaves, 0).get_schedule()
 
 
 def level_of(mark: isl.Id) -> int:
@@ -83,5 +51,35 @@ def level_of(mark: isl.Id) -> int:
     return int(mark.get_name())
 
 
-def _child(text: str) -> str:
-    return f", child: {text}" if text else ""
+def _grow(node: isl.ScheduleNode, leaves: Sequence[Leaf], level: int) -> isl.ScheduleNode:
+    """Put leaves whose loops before this level are in common in the place of a node."""
+    groups: dict[tuple[int, int], list[Leaf]] = {}
+    for leaf in sorted(leaves, key=lambda leaf: leaf.order[level]):
+        groups.setdefault(leaf.order[level], []).append(leaf)
+    if len(groups) == 1:
+        return _grow_loops(node, leaves, level)
+    filters = isl.UnionSetList.alloc(isl.DEFAULT_CONTEXT, len(groups))
+    for group in groups.values():
+        filters = filters.add(isl.UnionSet(f"{{ {'; '.join(leaf.space for leaf in group)} }}"))
+    node = node.insert_sequence(filters)
+    for at, group in enumerate(groups.values()):
+        node = _grow_loops(node.get_child(at).get_child(0), group, level).ancestor(2)
+    return node
+
+
+def _grow_loops(node: isl.ScheduleNode, leaves: Sequence[Leaf], level: int) -> isl.ScheduleNode:
+    """The same for leaves that share the loop at this level, or one leaf alone.
+
+    Each band has one loop and a mark with its level around it.
+    """
+    n_nodes = 0
+    while len(leaves[0].dims) > level:
+        loop = "; ".join(f"{leaf.space} -> [{leaf.dims[level]}]" for leaf in leaves)
+        node = node.insert_partial_schedule(isl.MultiUnionPwAff(f"[{{ {loop} }}]"))
+        node = node.insert_mark(isl.Id(str(level))).get_child(0).get_child(0)
+        n_nodes, level = n_nodes + 2, level + 1
+        if len({leaf.order[level] for leaf in leaves}) > 1:
+            break
+    if len(leaves) > 1:
+        node = _grow(node, leaves, level)
+    return node.ancestor(n_nodes)
