@@ -160,3 +160,15 @@ def test_the_child_imports_nothing_but_the_standard_library():
     child = Path(m.measure_child.__file__)
     code = f"import sys; sys.argv = ['x']; exec(open({str(child)!r}).read(), {{'__name__': 'x'}})"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+@pytest.mark.bench
+def test_two_measurements_agree_within_three_times_the_recorded_noise():
+    program = matmul(96)
+    baseline = matmul_text("ijk", 96)
+    variants = [matmul_text(order, 96) for order in ("ikj", "jik", "jki", "kij", "kji")]
+    first, second = (measure(program, baseline, variants) for _ in range(2))
+    apart = np.abs(second.speedups / first.speedups - 1)
+    agree = apart <= 3 * (first.noise + second.noise) / 2
+    # Nine in ten do (costmodel.ours.noise_covered): three of five fail once in a hundred runs.
+    assert agree.sum() >= 3, (apart, first.noise, second.noise)
