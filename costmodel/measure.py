@@ -40,6 +40,7 @@ from costmodel.translation_unit import FLAGS, Entry, Failed, compile_batch
 Status = Literal["ok", "slow", "wrong", "crash", "timeout", "not compiled"]
 Check = Literal["exact", "tolerance", "none"]
 Memory = Literal["arena", "apart"]
+Clock = Literal["cpu", "wall"]
 
 #: As numbered in kernels/measure.c; the first is "not yet run".
 _STATUSES: tuple[Status | None, ...] = (None, "ok", "slow", "wrong", "crash", "timeout")
@@ -164,7 +165,7 @@ class Measurement:
     q25_s: float
     noise: float
     passes: int
-    clock: Literal["cpu", "wall"]
+    clock: Clock
     error: float
     message: str = ""
     samples: NDArray[np.float64] = attrs.field(factory=lambda: np.empty((0, 2)), repr=False)
@@ -197,6 +198,15 @@ class Measured:
     def speedups(self) -> NDArray[np.float64]:
         """(variants,) baseline time over variant time; NaN for those not timed."""
         return self.baseline.seconds / np.array([v.seconds for v in self.variants])
+
+    @property
+    def paired_speedups(self) -> NDArray[np.float64]:
+        """(variants,) median over passes of baseline time over variant time within a pass.
+
+        What slows the machine for a while slows both sides of a pass and cancels, so on a busy
+        machine this repeats better than the ratio of least times.
+        """
+        return np.array([paired_speedup(self.baseline, v, v.clock) for v in self.variants])
 
     @property
     def noise(self) -> NDArray[np.float64]:
@@ -451,7 +461,7 @@ class _Batch:
                 continue
             session = np.searchsorted(ends[:, f], np.arange(ends[-1, f]), side="right")
             own = np.array(samples[f, : ends[-1, f]])
-            clock: Literal["cpu", "wall"] = "wall" if record["is_wall"] else "cpu"
+            clock: Clock = "wall" if record["is_wall"] else "cpu"
             rows.append(
                 summarize(own, session, clock=clock, status=status, error=float(record["error"]))
             )
@@ -465,7 +475,7 @@ def summarize(
     samples: NDArray[np.float64],
     session: NDArray[np.int64],
     *,
-    clock: Literal["cpu", "wall"],
+    clock: Clock,
     status: Status = "ok",
     error: float = 0.0,
 ) -> Measurement:
@@ -484,6 +494,23 @@ def summarize(
         samples=samples,
         session=session,
     )
+
+
+def paired_speedup(baseline: Measurement, variant: Measurement, clock: Clock) -> float:
+    """Median over the passes of the baseline's least time in a pass over the variant's.
+
+    A variant takes part in the first passes of a session, the baseline three times in all of them.
+    NaN for a variant that was not timed, or only once.
+    """
+    column = 0 if clock == "cpu" else 1
+    ratios: list[float] = []
+    for session in np.unique(variant.session):
+        own = variant.samples[variant.session == session, column]
+        base = baseline.samples[baseline.session == session, column]
+        if variant.status == "ok":
+            slots = base.reshape(-1, _BASELINE_SLOTS).min(axis=1)
+            ratios += (slots[: len(own)] / own).tolist()
+    return float(np.median(ratios)) if ratios else math.nan
 
 
 def half_split(times: NDArray[np.float64], session: NDArray[np.int64]) -> float:

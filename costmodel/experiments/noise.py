@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from common.claims import Claim
     from common.report.charts import Chart
-    from costmodel.measure import Measured, Memory
+    from costmodel.measure import Clock, Measured, Memory
 
 MEMORIES = ("arena", "apart")
 CLOCKS = ("cpu", "wall")
@@ -127,6 +127,8 @@ def _speedups(found: Measured, clock: str, estimator: str) -> NDArray[Any]:
     """Of every variant; NaN for those not timed."""
     import numpy as np
 
+    from costmodel.measure import paired_speedup
+
     column = CLOCKS.index(clock)
     base = found.baseline.samples[:, column]
     values = []
@@ -135,26 +137,11 @@ def _speedups(found: Measured, clock: str, estimator: str) -> NDArray[Any]:
         if len(own) < 2:
             values.append(np.nan)
         elif estimator == "paired":
-            values.append(_paired(found, variant.session, own, base))
+            values.append(paired_speedup(found.baseline, variant, cast("Clock", clock)))
         else:
             share = {"min": 0.0, "q25": 0.25, "median": 0.5}[estimator]
             values.append(np.quantile(base, share) / np.quantile(own, share))
     return np.array(values)
-
-
-def _paired(found: Measured, session: NDArray[Any], own: NDArray[Any], base: NDArray[Any]) -> float:
-    """Median over the passes of the baseline's time in a pass over the variant's."""
-    import numpy as np
-
-    ratios: list[float] = []
-    for number in np.unique(session):
-        mine = own[session == number]
-        its = base[found.baseline.session == number]
-        slots = len(its) // max(1, len(its) // 3)
-        whole = its[: len(its) // slots * slots].reshape(-1, slots).min(axis=1)
-        n = min(len(mine), len(whole))
-        ratios += (whole[:n] / mine[:n]).tolist()
-    return float(np.median(ratios))
 
 
 def _record(

@@ -9,7 +9,7 @@ from common.extras import MissingExtra
 from costmodel import plain_c
 from costmodel.errors import CompileError
 from costmodel.ir import Program
-from costmodel.translation_unit import Entry, entry_text
+from costmodel.translation_unit import Entry, Failed, compile_batch, entry_text
 
 COMMON = ("-O3", "-fwrapv", "-w")
 #: Debian's clang has Polly inside; Clang 16 is the newest in Debian 12.
@@ -34,6 +34,17 @@ def clang(program: Program, threads: int = 1) -> Entry:
 def polly(program: Program, threads: int = 1) -> Entry:
     """clang with Polly: isl's schedule, tiles of 32, and its own matrix product."""
     return _compiled(program, CLANG, (*COMMON, "-mllvm", "-polly"))
+
+
+def isl(program: Program, threads: int = 1) -> Entry:
+    """isl's schedule with tiles of 32, as Pluto does, compiled by gcc -O3."""
+    from costmodel.isl_scheduler import isl_scheduled
+
+    compiled = compile_batch(program, [isl_scheduled(program, "f")], flags=COMMON)
+    (entry,) = compiled.entries
+    if isinstance(entry, Failed):
+        raise CompileError(f"gcc refused {program.name} as isl schedules it: {entry.message}")
+    return entry
 
 
 def require_clang() -> None:

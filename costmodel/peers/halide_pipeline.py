@@ -67,8 +67,9 @@ class HalidePipeline:
 def make_pipeline(program: Program) -> HalidePipeline:
     """The program's algorithm in Halide.
 
-    Raises UnsupportedProgram for guards, bounds that depend on other loops, and an array that is
-    written again after another one was computed from it; MissingExtra without halide.
+    Raises UnsupportedProgram for guards, bounds that depend on other loops, statements that take
+    turns on an array, and an array that is written again after another one was computed from it;
+    MissingExtra without halide.
     """
     return _Maker(program).make()
 
@@ -92,6 +93,7 @@ class _Maker:
         self.finished: set[str] = set()
 
     def make(self) -> HalidePipeline:
+        self._check_order()
         for statement in self.statements:
             self._define(statement)
         outputs = [a for a in self.program.arrays if self._is_output(a)]
@@ -117,6 +119,8 @@ class _Maker:
         self.finished |= {a.array for a in statement.reads if a.array in self.funcs} - {name}
         dims = self._dims(statement.write, name)
         pure = self._pure(dims, ranges, self.boxes[name])
+        # A loop of one iteration is only a number.
+        fixed = [loop for loop, (_, n) in ranges.items() if n == 1 and loop not in pure]
         if name not in self.funcs:
             self.funcs[name] = self.hl.Func(name)
             places = {place: loop for loop, place in pure.items()}
@@ -124,16 +128,46 @@ class _Maker:
                 self.hl.Var(places.get(d, f"d{d}")) for d in range(max(1, len(dims)))
             ]
             reads_itself = any(access.array == name for access in statement.reads)
-            if reads_itself or not len(pure) == len(dims) == len(ranges):
+            if reads_itself or not len(pure) == len(dims) == len(ranges) - len(fixed):
                 kind = self.types[self.program.array(name).dtype]
                 self.funcs[name][tuple(reversed(self.vars[name]))] = self.hl.undef(kind)
         variables = {loop: self.vars[name][place] for loop, place in pure.items()}
+        variables |= {loop: self.hl.Expr(ranges[loop][0]) for loop in fixed}
         rest = [loop for loop in ranges if loop not in variables]
         if rest:
             inner_first = rest[::-1]
             domain = self.hl.RDom([ranges[loop] for loop in inner_first], f"r_{statement.name}")
             variables |= {loop: domain[place] for place, loop in enumerate(inner_first)}
         self._assign(name, dims, statement, variables)
+
+    def _check_order(self) -> None:
+        """Each statement may run through all its loops before the next one begins.
+
+        Halide computes one definition after the other. That is the program's order where what two
+        statements touch in common is another part of the array in every iteration of the loops they
+        share.
+        """
+        for place, first in enumerate(self.statements):
+            for second in self.statements[place + 1 :]:
+                for a in (first.write, *first.reads):
+                    for b in (second.write, *second.reads):
+                        if a.array == b.array and (a is first.write or b is second.write):
+                            self._check_apart(first, a, second, b)
+
+    def _check_apart(self, first: Statement, a: Access, second: Statement, b: Access) -> None:
+        pinned = set(self.private.get(a.array, ())) | {
+            x.names[0]
+            for x, y in zip(a.index, b.index, strict=True)
+            if x == y and len(x.names) == 1
+        }
+        for loop, other in zip(first.loops, second.loops, strict=False):
+            if loop is not other:
+                return
+            if loop.name not in pinned and _range(loop)[1] > 1:
+                raise UnsupportedProgram(
+                    f"{self.program.name}: {first.name} and {second.name} take turns on {a.array} "
+                    f"in loop {loop.name}, but Halide computes one definition after the other"
+                )
 
     def _assign(
         self, name: str, dims: list[Affine], statement: Statement, variables: Mapping[str, Any]

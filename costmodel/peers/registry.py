@@ -15,6 +15,7 @@ Peer = Callable[[Program, int], Entry]
 PEERS: dict[str, Peer] = {
     "gcc": compilers.gcc,
     "graphite": compilers.graphite,
+    "isl": compilers.isl,
     "clang": compilers.clang,
     "polly": compilers.polly,
     "mullapudi2016": lambda p, threads: halide.halide(p, "Mullapudi2016", threads),

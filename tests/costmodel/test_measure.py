@@ -117,7 +117,9 @@ def test_arrays_get_their_values_back_before_every_sample():
 
 def test_threads_are_timed_by_the_wall_clock():
     text = RIGHT.replace("for (int i", "\n#pragma omp parallel for\nfor (int i")
-    found = measure(PROGRAM, BASELINE, [RIGHT, text], options=FEW, threads=2)
+    # By the wall clock a busy machine may make anything slow.
+    patient = Options(passes=(2, 2), slow_s=60.0)
+    found = measure(PROGRAM, BASELINE, [RIGHT, text], options=patient, threads=2)
     assert [v.clock for v in found.variants] == ["cpu", "wall"]
     assert [v.status for v in found.variants] == ["ok", "ok"]
     assert measure(PROGRAM, BASELINE, [text], options=FEW).variants[0].clock == "cpu"
@@ -160,3 +162,15 @@ def test_the_child_imports_nothing_but_the_standard_library():
     child = Path(m.measure_child.__file__)
     code = f"import sys; sys.argv = ['x']; exec(open({str(child)!r}).read(), {{'__name__': 'x'}})"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+@pytest.mark.bench
+def test_two_measurements_agree_within_three_times_the_recorded_noise():
+    program = matmul(96)
+    baseline = matmul_text("ijk", 96)
+    variants = [matmul_text(order, 96) for order in ("ikj", "jik", "jki", "kij", "kji")]
+    first, second = (measure(program, baseline, variants) for _ in range(2))
+    apart = np.abs(second.speedups / first.speedups - 1)
+    agree = apart <= 3 * (first.noise + second.noise) / 2
+    # Nine in ten do (costmodel.ours.noise_covered): three of five fail once in a hundred runs.
+    assert agree.sum() >= 3, (apart, first.noise, second.noise)
