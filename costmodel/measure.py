@@ -203,8 +203,8 @@ class Measured:
     def paired_speedups(self) -> NDArray[np.float64]:
         """(variants,) median over passes of baseline time over variant time within a pass.
 
-        What slows the machine for a while slows both sides of a pass and cancels, so on a busy
-        machine this repeats better than the ratio of least times.
+        What slows the machine for a while slows both sides of a pass and cancels. On a busy machine
+        its typical errors are larger than those of the ratio of least times, its worst are smaller.
         """
         return np.array([paired_speedup(self.baseline, v, v.clock) for v in self.variants])
 
