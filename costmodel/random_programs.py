@@ -29,7 +29,6 @@ from costmodel.ir import (
     Program,
     loads,
 )
-from costmodel.roles import with_roles
 
 T = TypeVar("T")
 Kind = Literal["simple", "assign", "stencil", "reduction", "convolution"]
@@ -195,7 +194,7 @@ class _Maker:
             self._branch(depth, names, extents[branch], self._part(between))
         self._fit()
         body = _tree([(p.computation, p.extents, p.shared) for p in self._placed])
-        return with_roles(Program("program", self._arrays(), body))
+        return Program("program", self._arrays(), body)
 
     # --- drawing ---------------------------------------------------------------------------------
 
@@ -432,8 +431,11 @@ class _Maker:
         return {name: shape for name, shape in shapes.items() if name in used}
 
     def _arrays(self) -> tuple[Array, ...]:
+        # Written ones are inout: to find out whether each cell is written first would take longer
+        # than all else here.
         return tuple(
-            Array(name, tuple(shape), self._dtype, "in") for name, shape in self._shapes().items()
+            Array(name, tuple(shape), self._dtype, "inout" if name in self._written else "in")
+            for name, shape in self._shapes().items()
         )
 
     # --- sizes -----------------------------------------------------------------------------------
