@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
@@ -109,6 +110,7 @@ class RegisterTile:
         self._loops = placed.dims[: -self._n]
         self._points = placed.dims[-self._n :]
         dtype = program.array(placed.statement.write.array).dtype
+        self._bases: dict[tuple[Affine, ...], dict[str, Affine]] = {}
         self._width = vector_bytes // ITEM_BYTES[dtype]
         while self._points[-1].register % self._width:
             self._width //= 2
@@ -254,9 +256,7 @@ class RegisterTile:
 
     def _held(self, offsets: tuple[int, ...]) -> str:
         """The register of a cell: offsets that write the same cell have the same."""
-        zero = [Affine()] * len(self._loops)
-        write = moved(self._statement.write, self._iterators(zero, offsets))
-        places = "_".join(str(index.const).replace("-", "m") for index in write.index)
+        places = "_".join(str(move).replace("-", "m") for move in self._cell_moves(offsets))
         return f"{self.name}_{places}"
 
     def _iterators(self, passed: list[Affine], offsets: tuple[int, ...]) -> dict[str, Affine]:
@@ -265,16 +265,54 @@ class RegisterTile:
         Loops the text does not pass (those inside the load and store) count 0: they do not move
         the written cell.
         """
-        counts = [*passed, *[Affine()] * (len(self._loops) - len(passed))]
-        values = [c for dim, c in zip(self._loops, counts, strict=True) if dim.divisor == 1]
-        for dim, offset in zip(self._points, offsets, strict=True):
-            at = next(
-                level
-                for level, loop in enumerate(self._loops)
+        key = tuple(passed)
+        if key not in self._bases:
+            counts = {f"t{level}": count for level, count in enumerate(passed)}
+            counts |= {name: Affine() for name in self._names[len(passed) :]}
+            self._bases[key] = {it: at.substitute(counts) for it, at in self._at_loops.items()}
+        return {it: base + self._moved_by(it, offsets) for it, base in self._bases[key].items()}
+
+    def _moved_by(self, iterator: str, offsets: tuple[int, ...]) -> int:
+        """What a place in the block adds to an iterator."""
+        return sum(map(operator.mul, self._at_points[iterator], offsets))
+
+    @cached_property
+    def _solved(self) -> dict[str, Affine]:
+        """The iterators from counts of the loops t0, t1, ... and places in the block o0, o1, ..."""
+        values = [
+            Affine.of(name)
+            for name, dim in zip(self._names, self._loops, strict=True)
+            if dim.divisor == 1
+        ]
+        for at, dim in enumerate(self._points):
+            block = next(
+                name
+                for name, loop in zip(self._names, self._loops, strict=True)
                 if loop.expression == dim.expression and loop.divisor == dim.register
             )
-            values.append(counts[at] * dim.register + offset)
+            values.append(Affine.of(block) * dim.register + Affine.of(f"o{at}"))
         return solve(self._placed, values)
+
+    @cached_property
+    def _at_loops(self) -> dict[str, Affine]:
+        """The iterators at the beginning of a block."""
+        zero = {f"o{at}": Affine() for at in range(self._n)}
+        return {it: value.substitute(zero) for it, value in self._solved.items()}
+
+    @cached_property
+    def _at_points(self) -> dict[str, tuple[int, ...]]:
+        """By how much each place in the block moves an iterator."""
+        return {
+            it: tuple(value.factor(f"o{at}") for at in range(self._n))
+            for it, value in self._solved.items()
+        }
+
+    def _cell_moves(self, offsets: tuple[int, ...]) -> tuple[int, ...]:
+        """Where a place in the block writes, from where its beginning does."""
+        return tuple(
+            sum(factor * self._moved_by(it, offsets) for it, factor in index.terms)
+            for index in self._statement.write.index
+        )
 
     def _value(
         self, values: Mapping[str, Affine], held: str, passed: list[Affine]
@@ -392,13 +430,10 @@ class RegisterTile:
     def _check_cells(self) -> None:
         """A cell of the block lies in one lane of one register."""
         lanes: dict[tuple[int, ...], tuple[str, int]] = {}
-        zero = [Affine()] * len(self._loops)
         for *outer, last in self._offsets():
             held = self._held((*outer, last))
             for lane in range(self._width):
-                values = self._iterators(zero, (*outer, last + lane))
-                write = moved(self._statement.write, values)
-                cell = tuple(index.const for index in write.index)
+                cell = self._cell_moves((*outer, last + lane))
                 if lanes.setdefault(cell, (held, lane)) != (held, lane):
                     raise self._refusal(
                         f"writes {self._statement.write} such that registers of a block overlap"

@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 #: Folders of the checkout that are importable by name.
 OURS = {"common", *PAPERS, "configs", "scripts", "tests"}
 #: The only files below scripts that may know hydra: they check settings and start its jobs.
-KNOW_HYDRA = {"common/config.py", "common/validation.py", "common/suite.py"}
+KNOW_HYDRA = {
+    "common/config.py",
+    "common/config_source.py",
+    "common/validation.py",
+    "common/suite.py",
+}
 #: Seconds of processor time an import may take, best of several fresh processes.
 IMPORT_LIMIT = 0.050
 #: Each takes longer to import than a whole package of ours may.
