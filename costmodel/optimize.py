@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 #: The search ends in the program as it is written unless a schedule is faster by more than this.
 WORTHWHILE = 1.03
 
-LEVEL_LIMIT = 96  # candidates a level, where each is compiled and run
-
 FINAL = Options(passes=(10, 40), sessions=2, timeout_s=10.0)
 
 
@@ -118,9 +116,10 @@ def optimize(
     params: Mapping[str, int] | None = None,
     function: str | None = None,
     budget_s: float = 60.0,
-    method: Literal["beam", "random"] = "beam",
+    method: Literal["free", "beam", "random"] = "free",
     space: Space = "extended",
-    beam: int = 2,
+    beam: int = 3,
+    level_limit: int = 96,
     model: None = None,
     execute_top: int = 5,
     threads: int = 1,
@@ -133,6 +132,9 @@ def optimize(
     program:     a Program, a @kernel function, C source or the path of a C file
     params:      sizes of a C program; function: which one of the file
     budget_s:    the search stops at the end of a level after so many seconds
+    method:      "free" offers decisions of every kind at each level, "beam" takes one kind after
+                 the other as the paper does, "random" takes each by chance
+    level_limit: candidates a level of the beam search, evenly taken from all
     model:       None: candidates are run; no trained model ships yet
     execute_top: how many of the best are timed again, more carefully; the fastest is taken, or
                  the program as it is written unless one is more than 3% faster
@@ -150,13 +152,13 @@ def optimize(
     reassociate = True if fast_math else None
     evaluate = Execution(program, options=attrs.evolve(QUICK, threads=threads), flags=FAST_FLAGS)
     start = time.monotonic()
-    if method == "beam":
-        found = search.beam_search(
+    if method in ("free", "beam"):
+        found = (search.free_search if method == "free" else search.beam_search)(
             program,
             evaluate,
             space=space,
             beam=beam,
-            limit=LEVEL_LIMIT,
+            limit=level_limit,
             reassociate=reassociate,
             stop=lambda: time.monotonic() - start > budget_s,
             report=report,

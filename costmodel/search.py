@@ -117,6 +117,54 @@ def beam_search(
     return found
 
 
+def free_search(
+    program: Program,
+    evaluate: Evaluator,
+    *,
+    space: Space = "extended",
+    beam: int = 3,
+    depth: int = 8,
+    limit: int = 512,
+    reassociate: bool | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[Found], None] = lambda found: None,
+) -> Found:
+    """Beam search in which every level offers the decisions of all kinds that are still to come.
+
+    Where running a batch costs more than the schedules in it, few full levels find more than the
+    paper's many narrow ones: a decision that pays only together with a later kind is not dropped
+    for want of a gain of its own, since the later kind was offered from the start as well.
+
+    depth: levels; the search ends before if one brings nothing better
+    limit: candidates a level, evenly taken from those of each kind
+    """
+    candidates = Candidates(program, reassociate)
+    decisions = list(_levels(program, KINDS[space]))
+    found = Found(_evaluated(evaluate, list(candidates.legal([[Schedule()]]))))
+    front = [(found.tried[0], 0)]  # with the place of the first decision still to come
+    for _ in range(depth):
+        if stop():
+            break
+        groups = [
+            [(alternatives, place + 1) for alternatives in _extended(t.scheduled, kind, name)]
+            for t, start in front
+            for place, (kind, name) in enumerate(decisions[start:], start)
+        ]
+        level: list[tuple[ScheduledProgram, int]] = []
+        for group in _shared(groups, limit):
+            for alternatives, place in group:
+                level += [(scheduled, place) for scheduled in candidates.legal([alternatives])]
+        new = _evaluated(evaluate, [scheduled for scheduled, _ in level])
+        best = found.best.speedup
+        found.tried += new
+        ranked = [*front, *zip(new, (place for _, place in level), strict=True)]
+        front = sorted(ranked, key=lambda pair: _worse(pair[0]))[:beam]
+        report(found)
+        if found.best.speedup <= best:
+            break
+    return found
+
+
 def random_search(
     program: Program,
     evaluate: Evaluator,
@@ -172,6 +220,16 @@ def _extended(scheduled: ScheduledProgram, kind: Kind, name: str) -> Iterator[tu
 def _evaluated(evaluate: Evaluator, scheduled: Sequence[ScheduledProgram]) -> list[Tried]:
     speedups = evaluate(scheduled)
     return [Tried(s, float(x)) for s, x in zip(scheduled, speedups, strict=True)]
+
+
+def _shared(groups: Sequence[Sequence[T]], limit: int) -> Iterator[Sequence[T]]:
+    """At most `limit` members in all: small groups whole, large ones thinned to a common size."""
+    left, waiting = limit, sorted((g for g in groups if g), key=len)
+    while waiting:
+        group = waiting.pop(0)
+        share = _evenly(group, max(1, left // (len(waiting) + 1)))
+        left -= len(share)
+        yield share
 
 
 def _evenly(options: Sequence[T], limit: int) -> Sequence[T]:

@@ -254,6 +254,7 @@ KINDS: dict[Space, tuple[Kind, ...]] = {
     "extended": (
         inlinings,
         shifted_fusions,
+        register_tiles,
         distributions,
         rotations,
         register_tiles,

@@ -18,4 +18,16 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         module="costmodel.experiments.throughput",
         claims=("costmodel.ours.batched_throughput",),
     ),
+    Experiment(
+        name="costmodel_polybench",
+        module="costmodel.experiments.polybench",
+        claims=(
+            "costmodel.ours.polybench_gcc",
+            "costmodel.ours.polybench_isl",
+            "costmodel.ours.polybench_polly",
+            "costmodel.ours.blur_halide",
+            "costmodel.ours.matmul_adams",
+            "costmodel.ours.matmul_torch",
+        ),
+    ),
 )
