@@ -157,6 +157,45 @@ def parameter_server(racks: Int32) -> Collective:
     return build.done()
 
 
+def in_chunks(collective: Collective, chunks: int) -> Collective:
+    """The same for each of `chunks` equal chunks of the gradients, one behind another.
+
+    A connection sends in the order of a wave: what step s is for one chunk, step s - 1 is for the
+    next. So it has something to send while it waits for what one chunk needs, and the phases of a
+    hierarchy overlap. Messages wait for none of a later step, so that no order of these stalls.
+    """
+    n = len(collective.conn)
+    chunk = np.repeat(np.arange(chunks, dtype=np.int64), n)
+    conn = np.tile(collective.conn, chunks)
+    order = np.lexsort((chunk, np.tile(_steps(collective), chunks) + chunk, conn))
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    shift = np.repeat(np.arange(chunks, dtype=np.int64) * n, len(collective.before))
+    first = chunk * collective.parts
+    return Collective(
+        parts=collective.parts * chunks,
+        conn_src=collective.conn_src,
+        conn_dst=collective.conn_dst,
+        conn=conn[order],
+        low=(np.tile(collective.low, chunks) + first)[order],
+        high=(np.tile(collective.high, chunks) + first)[order],
+        adds=np.tile(collective.adds, chunks)[order],
+        before=place[np.tile(collective.before, chunks) + shift],
+        after=place[np.tile(collective.after, chunks) + shift],
+    )
+
+
+def _steps(collective: Collective) -> Int64:
+    """(messages,) how many others must arrive one after another before each is sent."""
+    steps = np.zeros(len(collective.conn), dtype=np.int64)
+    while True:
+        later = steps.copy()
+        np.maximum.at(later, collective.after, steps[collective.before] + 1)
+        if (later == steps).all():
+            return steps
+        steps = later
+
+
 COLLECTIVES: dict[str, Callable[[Int32], Collective]] = {
     "ring": ring,
     "hierarchical_ring": hierarchical_ring,

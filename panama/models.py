@@ -8,6 +8,7 @@ from common.spelling import did_you_mean
 # under "num_params" of the ImageNet weights). bert_large: the uncased model with its pooler, by its
 # shapes (24 layers of 1024, 30522 words; Devlin et al., 2019, say 340 M).
 PARAMETERS = {
+    "mobilenet_v2": 3_504_872,
     "alexnet": 61_100_840,
     "resnet50": 25_557_032,
     "resnet152": 60_192_808,

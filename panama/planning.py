@@ -9,9 +9,22 @@ import attrs
 import numpy as np
 
 from .cluster import Cluster
-from .collectives import COLLECTIVES, Collective
+from .collectives import COLLECTIVES, Collective, in_chunks
 from .jobs import Job
-from .plan import ECN_MODES, LAWS, Float64, Flows, Int32, Int64, Jobs, Messages, Plan, Trees, Wire
+from .plan import (
+    ECN_MODES,
+    LAWS,
+    Float64,
+    Flows,
+    Int32,
+    Int64,
+    Jobs,
+    Messages,
+    Network,
+    Plan,
+    Trees,
+    Wire,
+)
 from .routes import Paths
 from .schemes import Scheme
 from .seeds import stream
@@ -160,7 +173,7 @@ def _messages(
     n_conns = n_messages = 0
     for number, placed in enumerate(jobs):
         racks = cluster.rack[placed.workers]
-        col = COLLECTIVES[scheme.collective](racks)
+        col = in_chunks(COLLECTIVES[scheme.collective](racks), scheme.chunks)
         mine = len(col.conn_src)
         conn_job.append(np.full(mine, number, dtype=np.int32))
         conn_src.append(placed.workers[col.conn_src])
@@ -221,7 +234,8 @@ def _jobs(
     ps_per_byte = int(cluster.host_ps_per_byte.max())
     compute = [p.job.compute_ps(ps_per_byte) for p in jobs]
     buckets = _ragged([range(p.job.buckets) for p in jobs])
-    both = [_sum_windows(cluster, p, t, scheme, wire) for p, t in zip(jobs, trees, strict=True)]
+    trips = _Trips(cluster.network, wire.sum_payload + wire.sum_header)
+    both = [_sum_windows(trips, p, t, scheme, wire) for p, t in zip(jobs, trees, strict=True)]
     floors, windows = [floor for floor, _ in both], [most for _, most in both]
     n = len(jobs)
 
@@ -252,7 +266,7 @@ def _jobs(
 
 
 def _sum_windows(
-    cluster: Cluster, placed: Placed, trees: list[Tree], scheme: Scheme, wire: Wire
+    trips: _Trips, placed: Placed, trees: list[Tree], scheme: Scheme, wire: Wire
 ) -> tuple[int, int]:
     """Packets a window has at least and at most, by the worker furthest from its root.
 
@@ -262,21 +276,16 @@ def _sum_windows(
     """
     if not trees:
         return 1, wire.first_window
-    net = cluster.network
-    packet = wire.sum_payload + wire.sum_header
+    packet = trips.packet
     longest = slowest = 0
-    known: dict[tuple[int, ...], tuple[int, int]] = {}
     for tree in trees:
         trip = [0] * len(tree.aggregators)
         for i, node in enumerate(tree.aggregators[1:], start=1):
-            trip[i] = trip[node.parent] + _there_and_back(net, node.up, packet)
+            trip[i] = trip[node.parent] + trips.there_and_back(node.up)[0]
         for node_number, _, links in tree.join:
-            # Trees that differ above a leaf share the ways to it.
-            if links not in known:
-                rate = int(net.ps_per_byte[list(links)].max())
-                known[links] = _there_and_back(net, links, packet), rate
-            longest = max(longest, trip[node_number] + known[links][0])
-            slowest = max(slowest, known[links][1])
+            here, rate = trips.there_and_back(links)
+            longest = max(longest, trip[node_number] + here)
+            slowest = max(slowest, rate)
     slots = scheme.slots * (1 if scheme.per_tree or scheme.adaptive else len(trees))
     wanted = int(np.ceil(scheme.window_bdp * longest / (slowest * packet)))
     if scheme.window_cap:
@@ -292,10 +301,22 @@ def _sum_windows(
     return max(1, min(floor, most)), most
 
 
-def _there_and_back(net: Any, links: Iterable[int], packet: int) -> int:
-    ways = np.fromiter(links, dtype=np.int64)
-    both = np.concatenate([ways, net.back[ways]])
-    return int((net.ps_per_byte[both] * packet + net.prop_ps[both]).sum())
+class _Trips:
+    """Ways of a packet there and back, which trees that differ elsewhere have in common."""
+
+    def __init__(self, net: Network, packet: int) -> None:
+        self.packet = packet
+        self._net = net
+        self._known: dict[tuple[int, ...], tuple[int, int]] = {}
+
+    def there_and_back(self, links: tuple[int, ...]) -> tuple[int, int]:
+        """Picoseconds on an idle network, and of a byte on the slowest link there."""
+        if links not in self._known:
+            net, way = self._net, np.array(links, dtype=np.int64)
+            both = np.concatenate([way, net.back[way]])
+            trip = int((net.ps_per_byte[both] * self.packet + net.prop_ps[both]).sum())
+            self._known[links] = trip, int(net.ps_per_byte[way].max(initial=0))
+        return self._known[links]
 
 
 def _columns(rows: list[Any], width: int) -> list[Int32]:

@@ -15,6 +15,7 @@ class Scheme:
 
     collective: messages between hosts (collectives.py), or "" for sums in the network
     order:      of the workers in a collective: as drawn, or rack by rack
+    chunks:     of the gradients, which a collective carries out one behind another
     trees, n_trees: which of the possible trees (trees.select); n_trees of k_least_loaded
     law:        how a worker's window answers marks (plan.LAWS)
     ecn_mode:   what mark a sum gets (plan.ECN_MODES)
@@ -30,6 +31,7 @@ class Scheme:
     name: str
     collective: str = ""
     order: Literal["random", "racks"] = "random"
+    chunks: int = 1
     trees: str = "all"
     n_trees: int = 1
     law: str = "dctcp"
@@ -54,6 +56,8 @@ SCHEMES = {
         Scheme("ring", collective="ring"),
         Scheme("ring_sorted", collective="ring", order="racks"),
         Scheme("hier_ring", collective="hierarchical_ring", order="racks"),
+        # What libraries do: the racks' sums of one chunk travel while the next is being summed.
+        Scheme("hier_pipelined", collective="hierarchical_ring", order="racks", chunks=8),
         Scheme("halving_doubling", collective="halving_doubling", order="racks"),
         Scheme("ps", collective="parameter_server"),
         Scheme("ina_single", trees="single_random"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def find_trees(cluster: Cluster, workers: Int32, job: str, seed: int = 0) -> lis
     Raises NoTreeError naming the job and a worker left out, ValueError where a switch would have
     more children than an aggregator can tell apart.
     """
-    up = _UpLinks(cluster)
+    up = _up_links(cluster)
     reach = [up.above(int(worker)) for worker in workers]
     common = set.intersection(*map(set, reach))
     if not common:
@@ -93,6 +94,7 @@ class _UpLinks:
             self.links.setdefault(int(net.src[link]), []).append(int(link))
         self._dst = net.dst
         self._above: dict[int, frozenset[int]] = {}
+        self._leading: dict[tuple[int, int], list[int]] = {}
 
     def above(self, node: int) -> frozenset[int]:
         """Switches that a node reaches going up; a switch reaches itself, a host does not."""
@@ -118,15 +120,23 @@ class _UpLinks:
 
     def towards(self, node: int, root: int, seed: int) -> int:
         """The link up from a node that leads to the root."""
-        fitting = [
-            link
-            for link in self.links[node]
-            if (higher := int(self._dst[link])) == root or root in self.above(higher)
-        ]
+        fitting = self._leading.get((node, root))
+        if fitting is None:
+            fitting = self._leading[node, root] = [
+                link
+                for link in self.links[node]
+                if (higher := int(self._dst[link])) == root or root in self.above(higher)
+            ]
         if len(fitting) == 1:
             return fitting[0]
         pick = mix(mix(seed % 2**64) ^ mix(node) ^ np.uint64(root))[0]
         return fitting[int(pick % np.uint64(len(fitting)))]
+
+
+@functools.lru_cache(maxsize=4)
+def _up_links(cluster: Cluster) -> _UpLinks:
+    """The same for all jobs of a cluster, as it remembers what it was asked."""
+    return _UpLinks(cluster)
 
 
 def _tree(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import numpy as np
-from attrs.validators import deep_iterable, ge, gt, in_
 
 from common.experiment import Context
 from panama.experiments import shared, study
+from panama.experiments.study import OURS, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,91 +17,48 @@ if TYPE_CHECKING:
     from common.claims import Claim
     from common.report.charts import Chart
 
-#: Schemes in the network; the first is the paper's.
-OURS = ("panama", "panama_plus")
+__all__ = ["Settings", "charts", "run"]
+
 #: Quantiles drawn for the distribution.
 DRAWN = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
-
-
-@attrs.frozen
-class Settings:
-    """leaves, hosts_per_leaf, spines: the cluster;  jobs, workers, megabytes or models: on it
-
-    loads:   of ordinary traffic, as a share of the hosts' links;  schemes: compared
-    share:   of computation in an iteration whose exchange is an idle ring
-    seeds:   placements and traffics;  iterations: of each job that are timed
-    horizon_ms: simulated;  tail: percentile, 95 where flows are too few for the 99th
-    """
-
-    leaves: int = attrs.field(validator=ge(2))
-    hosts_per_leaf: int = attrs.field(validator=ge(2))
-    spines: int = attrs.field(validator=ge(1))
-    jobs: int = attrs.field(validator=ge(1))
-    workers: int = attrs.field(validator=ge(2))
-    megabytes: float = attrs.field(validator=ge(0))
-    models: list[str]
-    loads: list[float] = attrs.field(validator=deep_iterable(gt(0)))
-    schemes: list[str] = attrs.field(validator=deep_iterable(in_((*shared.HOST_SCHEMES, *OURS))))
-    share: float = attrs.field(validator=ge(0))
-    seeds: int = attrs.field(validator=ge(1))
-    iterations: int = attrs.field(validator=ge(1))
-    horizon_ms: float = attrs.field(validator=gt(0))
-    tail: int = attrs.field(validator=in_((95, 99)))
-    mtu: int = attrs.field(validator=ge(256))
-
-    @property
-    def site(self) -> shared.Site:
-        """The cluster and its jobs."""
-        return shared.Site(
-            self.leaves,
-            self.hosts_per_leaf,
-            self.spines,
-            self.jobs,
-            self.workers,
-            self.megabytes,
-            tuple(self.models),
-        )
+#: No jobs at all: what no scheme can be better than.
+FLOOR = "none"
 
 
 def run(settings: Settings, ctx: Context) -> None:
     """Ratios of each host scheme over ours, paired flow by flow."""
     tail = shared.p99 if settings.tail == 99 else shared.p95
     hosts = [s for s in settings.schemes if s not in OURS]
-    for load in ctx.progress(settings.loads, "load"):
-        seen = study.run_all(
-            ctx, settings.site, settings.schemes, load, settings.share, settings.seeds,
-            settings.iterations, settings.horizon_ms / 1e3, settings.mtu,
-        )  # fmt: skip
-        flows = {s: shared.joined(run.fct for run in runs) for s, runs in seen.items()}
+    for share, load in ctx.progress(settings.points, "share and load"):
+        axes: dict[str, Any] = {"load": load, "share": share, "hosts": settings.site.hosts}
+        seen = study.runs(ctx, settings, [*settings.schemes, FLOOR], load, share)
+        study.record_costs(ctx, seen, **axes)
+        flows = {s: shared.joined(run.fct for run in found) for s, found in seen.items()}
         for scheme, (fct, _) in flows.items():
             done = np.isfinite(fct)
-            ctx.record(None, "short_flows", float(len(fct)), "", load=load, system=scheme)
-            ctx.record(None, "unfinished", float((~done).sum()), "", load=load, system=scheme)
+            ctx.record(None, "short_flows", float(len(fct)), "", system=scheme, **axes)
+            ctx.record(None, "unfinished", float((~done).sum()), "", system=scheme, **axes)
             for q in DRAWN:
                 at = float(np.quantile(fct[done], q)) * 1e6
-                ctx.record(None, "fct", at, "us", load=load, system=scheme, quantile=q)
-        best_tail = min(hosts, key=lambda s: tail(flows[s][0]))
-        best_mean = min(hosts, key=lambda s: shared.mean(flows[s][0]))
-        for ours in (s for s in settings.schemes if s in OURS):
-            for theirs in hosts:
+                ctx.record(None, "fct", at, "us", system=scheme, quantile=q, **axes)
+        for metric, statistic in (("fct_mean_ratio", shared.mean), ("fct_tail_ratio", tail)):
+            best = min(hosts, key=lambda s: statistic(flows[s][0]))
+            ours_all = [s for s in settings.schemes if s in OURS]
+            pairs = [(ours, theirs) for ours in ours_all for theirs in hosts]
+            for ours, theirs in [*pairs, (FLOOR, best)]:
                 # A flow that one of them did not end by the horizon has no time to compare.
                 both = np.isfinite(flows[theirs][0]) & np.isfinite(flows[ours][0])
                 base, other = flows[theirs][0][both], flows[ours][0][both]
-                groups = flows[ours][1][both]
-                for metric, statistic, best in (
-                    ("fct_mean_ratio", shared.mean, best_mean),
-                    ("fct_tail_ratio", tail, best_tail),
-                ):
-                    rng = ctx.rng(f"{metric} {ours} {theirs} {load}")
-                    found = shared.paired_ratio(base, other, statistic, rng, groups)
-                    for claim in claims_of(ours, metric, settings.tail, theirs == best):
-                        is_p99 = claim is not None and "p99" in claim
-                        ctx.record(
-                            claim, "fct_p99_ratio" if is_p99 else metric, found.value, "x",
-                            low=found.low, high=found.high, load=load, system=ours,
-                            baseline=theirs, hosts=settings.site.hosts, seeds=settings.seeds,
-                            percentile=settings.tail if "tail" in metric else None,
-                        )  # fmt: skip
+                rng = ctx.rng(f"{metric} {ours} {theirs} {load} {share}")
+                found = shared.paired_ratio(base, other, statistic, rng, flows[ours][1][both])
+                for claim in claims_of(ours, metric, settings.tail, theirs == best):
+                    is_p99 = claim is not None and "p99" in claim
+                    ctx.record(
+                        claim, "fct_p99_ratio" if is_p99 else metric, found.value, "x",
+                        low=found.low, high=found.high, system=ours, baseline=theirs,
+                        seeds=settings.seeds,
+                        percentile=settings.tail if "tail" in metric else None, **axes,
+                    )  # fmt: skip
 
 
 def claims_of(ours: str, metric: str, percentile: int, is_best: bool) -> list[str | None]:

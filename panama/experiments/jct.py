@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
-from attrs.validators import deep_iterable, ge, gt, in_
-
 from common.experiment import Context
 from panama.experiments import shared, study
-from panama.experiments.fct import OURS
+from panama.experiments.study import OURS, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,52 +15,17 @@ if TYPE_CHECKING:
     from common.claims import Claim
     from common.report.charts import Chart
 
-
-@attrs.frozen
-class Settings:
-    """As panama_fct, over several shares of computation."""
-
-    leaves: int = attrs.field(validator=ge(2))
-    hosts_per_leaf: int = attrs.field(validator=ge(2))
-    spines: int = attrs.field(validator=ge(1))
-    jobs: int = attrs.field(validator=ge(1))
-    workers: int = attrs.field(validator=ge(2))
-    megabytes: float = attrs.field(validator=ge(0))
-    models: list[str]
-    loads: list[float] = attrs.field(validator=deep_iterable(gt(0)))
-    schemes: list[str] = attrs.field(validator=deep_iterable(in_((*shared.HOST_SCHEMES, *OURS))))
-    shares: list[float] = attrs.field(validator=deep_iterable(ge(0)))
-    seeds: int = attrs.field(validator=ge(1))
-    iterations: int = attrs.field(validator=ge(1))
-    horizon_ms: float = attrs.field(validator=gt(0))
-    mtu: int = attrs.field(validator=ge(256))
-
-    @property
-    def site(self) -> shared.Site:
-        """The cluster and its jobs."""
-        return shared.Site(
-            self.leaves,
-            self.hosts_per_leaf,
-            self.spines,
-            self.jobs,
-            self.workers,
-            self.megabytes,
-            tuple(self.models),
-        )
+__all__ = ["Settings", "charts", "run"]
 
 
 def run(settings: Settings, ctx: Context) -> None:
     """Ratio of the best host scheme over ours, paired job by job."""
-    points = [(share, load) for share in settings.shares for load in settings.loads]
     hosts = [s for s in settings.schemes if s not in OURS]
-    for share, load in ctx.progress(points, "share and load"):
-        seen = study.run_all(
-            ctx, settings.site, settings.schemes, load, share, settings.seeds,
-            settings.iterations, settings.horizon_ms / 1e3, settings.mtu,
-        )  # fmt: skip
-        times = {s: shared.joined(run.iteration for run in runs) for s, runs in seen.items()}
-        exchange = {s: shared.joined(run.comm for run in runs)[0] for s, runs in seen.items()}
-        exact = {s: all(run.exact.all() for run in runs) for s, runs in seen.items()}
+    for share, load in ctx.progress(settings.points, "share and load"):
+        seen = study.runs(ctx, settings, settings.schemes, load, share)
+        times = {s: shared.joined(run.iteration for run in found) for s, found in seen.items()}
+        exchange = {s: shared.joined(run.comm for run in found)[0] for s, found in seen.items()}
+        exact = {s: all(run.exact.all() for run in found) for s, found in seen.items()}
         axes: dict[str, Any] = {"load": load, "share": share, "hosts": settings.site.hosts}
         for scheme in settings.schemes:
             # Where a job did not do all iterations by the horizon, its time is longer than that.

@@ -18,14 +18,17 @@ Floats = npt.NDArray[np.float64]
 
 #: Flows that count as short and latency-sensitive, in bytes.
 SHORT = 100_000
+#: Of all links.
+RATE_GBPS = 100
 #: Host-based schemes: what an operator without in-network aggregation chooses from.
-HOST_SCHEMES = ("ring", "ring_sorted", "hier_ring", "halving_doubling", "ps")
+HOST_SCHEMES = ("ring", "ring_sorted", "hier_ring", "hier_pipelined", "halving_doubling", "ps")
 
 
 @attrs.frozen
 class Site:
-    """A leaf-spine cluster and the training jobs on it.
+    """A Clos cluster and the training jobs on it.
 
+    leaves, spines: of a pod; several pods have cores between them
     prop_ns: of a link;  jobs of `workers` workers each exchange `megabytes` an iteration, or the
     gradients of `models` in turn where megabytes is 0
     """
@@ -38,26 +41,34 @@ class Site:
     megabytes: float
     models: tuple[str, ...] = ()
     prop_ns: float = 500.0
+    pods: int = 1
 
     @property
     def hosts(self) -> int:
         """Hosts of the cluster."""
-        return self.leaves * self.hosts_per_leaf
+        return self.pods * self.leaves * self.hosts_per_leaf
 
     def cluster(self) -> panama.Cluster:
         """All links at 100 Gb/s."""
         import panama
 
         return panama.Cluster.clos(
+            3 if self.pods > 1 else 2,
+            pods=self.pods,
             leaves=self.leaves,
             hosts_per_leaf=self.hosts_per_leaf,
             spines=self.spines,
-            rate_gbps=100,
+            rate_gbps=RATE_GBPS,
             prop_ns=self.prop_ns,
         )
 
-    def make_jobs(self, share: float, iterations: int) -> list[panama.Job]:
-        """Jobs that compute for this share of an iteration of an idle ring (Job.compute_share)."""
+    def make_jobs(
+        self, share: float, iterations: int, one_by_one: bool = False
+    ) -> list[panama.Job]:
+        """Jobs that compute for this share of an iteration of an idle ring (Job.compute_share).
+
+        one_by_one: their starts are spread evenly over one computation
+        """
         import panama
 
         same: dict[str, Any] = {
@@ -65,10 +76,21 @@ class Site:
             "iterations": iterations,
             "compute_share": share,
         }
-        if self.megabytes:
-            n_bytes = int(self.megabytes * 1e6)
-            return [panama.Job(bytes=n_bytes, **same) for _ in range(self.jobs)]
-        return [panama.Job(self.models[i % len(self.models)], **same) for i in range(self.jobs)]
+        n_bytes = int(self.megabytes * 1e6)
+        jobs = []
+        for i in range(self.jobs):
+            model = None if n_bytes else self.models[i % len(self.models)]
+            job = panama.Job(model, bytes=n_bytes or None, **same)
+            if one_by_one:
+                start = self.compute_seconds(job) * i / self.jobs
+                job = panama.Job(model, bytes=n_bytes or None, arrival_s=start, **same)
+            jobs.append(job)
+        return jobs
+
+    @staticmethod
+    def compute_seconds(job: panama.Job) -> float:
+        """Computation of an iteration."""
+        return job.compute_ps(round(8000 / RATE_GBPS)) * 1e-12
 
 
 def ring_seconds(n_bytes: float, workers: int, gbps: float = 100.0) -> float:
@@ -95,9 +117,8 @@ def paired_ratio(
     """statistic(base) / statistic(other) over pairs, with a bootstrap interval.
 
     base, other: (pairs,) the same flow or iteration in two runs;  groups: (pairs,) seeds: whole
-    seeds
-    are drawn first, then pairs within them, so that what a seed's pairs share is not taken for many
-    observations
+    seeds are drawn first, then pairs within them, so that what a seed's pairs share is not taken
+    for many observations
     """
     if len(base) != len(other):
         raise ValueError(f"pairs need as many of both, got {len(base)} and {len(other)}")
@@ -136,9 +157,10 @@ class Seen(NamedTuple):
 
     fct: (short flows,) seconds, infinite for one that did not end
     iteration: (jobs,) mean seconds of the first iterations; for a job that did fewer by the
-    horizon a
-    lower bound, all of its time over one more than it did;  exact: (jobs,) which are no bound
+    horizon a lower bound, all of its time over one more than it did
+    exact: (jobs,) which are no bound
     comm: (iterations that were done,) seconds of the exchange alone
+    hops: packets times links;  seconds, peak_mib: the run's processor time, the process's memory
     """
 
     fct: Floats
@@ -147,7 +169,9 @@ class Seen(NamedTuple):
     comm: Floats
     max_utilisation: float
     drops: int
-    events: int
+    hops: int
+    seconds: float = 0.0
+    peak_mib: float = 0.0
 
 
 def look(result: panama.Result, iterations: int, from_s: float, until_s: float) -> Seen:
@@ -169,11 +193,16 @@ def look(result: panama.Result, iterations: int, from_s: float, until_s: float) 
         fct=fct.astype(np.float64),
         iteration=np.array(mean_s),
         exact=np.array(exact, bool),
-        comm=np.concatenate(comm),
+        comm=np.concatenate([np.zeros(0), *comm]),
         max_utilisation=float(result.links["util"].max()),
         drops=int(result.links["drops"].sum()),
-        events=int(result.events),
+        hops=int(result.outcome.packet_hops),
     )
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Random numbers that follow from a root seed and a name alone."""
+    return np.random.default_rng([seed, *name.encode()])
 
 
 def seeds_of(rng: np.random.Generator, n: int) -> list[int]:
