@@ -162,7 +162,8 @@ def in_chunks(collective: Collective, chunks: int) -> Collective:
 
     A connection sends in the order of a wave: what step s is for one chunk, step s - 1 is for the
     next. So it has something to send while it waits for what one chunk needs, and the phases of a
-    hierarchy overlap. Messages wait for none of a later step, so that no order of these stalls.
+    hierarchy overlap. Messages wait for none of a later step, so that no order of these stalls, and
+    those of a chunk keep their order on a connection.
     """
     n = len(collective.conn)
     chunk = np.repeat(np.arange(chunks, dtype=np.int64), n)
@@ -186,11 +187,15 @@ def in_chunks(collective: Collective, chunks: int) -> Collective:
 
 
 def _steps(collective: Collective) -> Int64:
-    """(messages,) how many others must arrive one after another before each is sent."""
+    """(messages,) how many others come one after another before each: those it waits for, and those
+    before it on its connection."""
+    behind = np.flatnonzero(collective.conn[1:] == collective.conn[:-1])
+    before = np.concatenate([collective.before, behind])
+    after = np.concatenate([collective.after, behind + 1])
     steps = np.zeros(len(collective.conn), dtype=np.int64)
     while True:
         later = steps.copy()
-        np.maximum.at(later, collective.after, steps[collective.before] + 1)
+        np.maximum.at(later, after, steps[before] + 1)
         if (later == steps).all():
             return steps
         steps = later

@@ -35,6 +35,7 @@ COUNTERS = (
     "timeouts",
     "packets_held",
     "packets_most",
+    "held_bytes",
 )
 #: Marks are counted by job and link up to so many pairs.
 _MOST_PAIRS = 2**22
@@ -187,6 +188,7 @@ class Core:
 
         flow_end = np.zeros(counts["flows"], dtype=np.int64)
         flow_resent = np.zeros(counts["flows"], dtype=np.int32)
+        conn_resent = np.zeros(counts["conns"], dtype=np.int32)
         times = some("begin_ps comm_ps sum_ps end_ps", n_iterations)
         link = some("n_bytes packets max_queue sum_queue marks drops", counts["links"])
         job_marks = np.zeros(self._n_pairs, dtype=np.int64)
@@ -200,6 +202,7 @@ class Core:
         out: list[npt.NDArray[Any]] = [
             flow_end,
             flow_resent,
+            conn_resent,
             *times.values(),
             *link.values(),
             job_marks,
@@ -218,6 +221,7 @@ class Core:
             data_packets=delivered,
             flow_end_ps=flow_end,
             flow_resent=flow_resent,
+            conn_resent=conn_resent,
             iteration_ptr=iteration_ptr,
             **times,
             link={**link, "job_marks": job_marks.reshape(shape)},

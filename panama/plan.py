@@ -212,6 +212,7 @@ class Outcome:
     reason:      "done", "horizon", "budget" or "stalled" (no event is left and a job waits)
     now_ps, events, packet_hops, data_packets: of the whole run
     flow_end_ps: (flows,) the last payload byte has arrived;  flow_resent: (flows,) packets
+    conn_resent: (connections,) packets
     iteration_ptr (jobs + 1), and for each iteration begin_ps, comm_ps (first bucket released),
                  sum_ps (slowest worker has all results), end_ps
     link:        dict of (links,) arrays: n_bytes, packets, max_queue (bytes ahead of a packet),
@@ -221,7 +222,7 @@ class Outcome:
                  window_ps (time with data ready and the window full), mean_window
     node:        dict of arrays over tree nodes: sums, duplicates, out_of_window, stale, repairs,
                  max_open (slots), skew_ps (sum of last arrival - first arrival of a slot)
-    counters:    dict of ints: the invariants' two sides
+    counters:    dict of ints: the invariants' two sides, and the memory that the core holds
     stalled:     job, packet number, tree node and a mask of missing children, or None
     """
 
@@ -232,6 +233,7 @@ class Outcome:
     data_packets: int
     flow_end_ps: Int64
     flow_resent: Int32
+    conn_resent: Int32
     iteration_ptr: Int64
     begin_ps: Int64
     comm_ps: Int64

@@ -45,7 +45,7 @@ class Explanation:
     window_limited: share of the communication in which a worker had data but a full window
     marked:         share of results with a mark
     skew_s:         from a sum's first part to its last, at the switches
-    resent:         packets, of all workers
+    resent:         packets, of all workers or of the connections between them
     """
 
     job: int
@@ -122,8 +122,9 @@ class Result:
 
     @property
     def resent(self) -> int:
-        """Packets sent again by workers and flows."""
-        return int(self.outcome.worker["resent"].sum() + self.outcome.flow_resent.sum())
+        """Packets sent again by workers, between hosts of a job, and by ordinary flows."""
+        found = self.outcome
+        return int(found.worker["resent"].sum() + found.conn_resent.sum() + found.flow_resent.sum())
 
     @cached_property
     def jobs(self) -> pd.DataFrame:
@@ -234,6 +235,7 @@ class Result:
         slowest = int(self.cluster.host_ps_per_byte.max())
         nodes = self.plan.trees.tree_job[self.plan.trees.node_tree] == i
         sums = max(1, int(self.outcome.node["sums"][nodes].sum()))
+        conns = self.plan.messages.conn_job == i
         blocked = float(worker["window_ps"].mean()) * 1e-12
         return Explanation(
             job=job,
@@ -250,7 +252,7 @@ class Result:
             window_limited=min(1.0, blocked / comm_s) if comm_s else 0.0,
             marked=float(worker["marked"].sum()) / max(1, int(worker["results"].sum())),
             skew_s=float(self.outcome.node["skew_ps"][nodes].sum()) / sums * 1e-12,
-            resent=int(worker["resent"].sum()),
+            resent=int(worker["resent"].sum() + self.outcome.conn_resent[conns].sum()),
         )
 
     def _links_of(self, i: int) -> Int64:

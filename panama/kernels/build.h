@@ -186,6 +186,7 @@ inline void build(Core& c) {
     c.flow_end.assign(c.count.flows, -1);
     c.raw_over.assign(c.count.flows, 0);
     c.flow_resent.assign(c.count.flows, 0);
+    c.conn_resent.assign(c.count.conns, 0);
     if (c.wire.job_marks) c.job_marks.assign(size_t(c.count.jobs * c.count.links), 0);
     c.full_size = int32_t(c.wire.payload + c.wire.header);
     c.sum_size = int32_t(c.wire.sum_payload + c.wire.sum_header);

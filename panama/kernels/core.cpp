@@ -124,6 +124,20 @@ void find_stall(Core& c, int64_t* out) {
     }
 }
 
+// Of all that grows with flows, packets and slots, besides the plan.
+int64_t held_bytes(const Core& c) {
+    auto of = [](const auto& items) { return int64_t(items.capacity() * sizeof(items[0])); };
+    int64_t held = of(c.pool) + of(c.free_packets) + of(c.senders) + of(c.free_senders) + of(c.windows) +
+                   of(c.conns) + of(c.waits) + of(c.indegree) + of(c.message_end) + of(c.message_last) +
+                   of(c.flow_end) + of(c.flow_resent) + of(c.conn_resent) + of(c.raw_over) +
+                   of(c.tree_nodes) + of(c.children) + of(c.join_window) + of(c.links) + of(c.nics) +
+                   c.heap.bytes();
+    for (const Sender& s : c.senders)
+        if (s.bits) held += (int64_t(s.mask) + 1) / 8;
+    for (const TreeNode& node : c.tree_nodes) held += of(node.ring);
+    return held;
+}
+
 }  // namespace
 
 EXPORT int64_t core_new(const int64_t* plan, const int64_t* counts, const int64_t* wire) {
@@ -168,6 +182,7 @@ EXPORT void core_read(int64_t handle, const int64_t* addresses) {
     memcpy(static_cast<void*>(&f), addresses, sizeof(Found));
     std::copy(c.flow_end.begin(), c.flow_end.end(), f.flow_end);
     std::copy(c.flow_resent.begin(), c.flow_resent.end(), f.flow_resent);
+    std::copy(c.conn_resent.begin(), c.conn_resent.end(), f.conn_resent);
     std::copy(c.begin.begin(), c.begin.end(), f.begin);
     std::copy(c.comm.begin(), c.comm.end(), f.comm);
     std::copy(c.sum.begin(), c.sum.end(), f.sum);
@@ -214,6 +229,7 @@ EXPORT void core_read(int64_t handle, const int64_t* addresses) {
     c.counters[OPEN_CONTRIBUTIONS] = open_contributions;
     c.counters[PACKETS_HELD] = packets;
     c.counters[PACKETS_MOST] = int64_t(c.pool.size());
+    c.counters[HELD_BYTES] = held_bytes(c);
     memcpy(f.counters, c.counters, sizeof(c.counters));
     find_stall(c, f.stalled);
 }

@@ -19,6 +19,7 @@ class Heap {
         close();
         return items_.empty();
     }
+    int64_t bytes() const { return int64_t(items_.capacity() * sizeof(Event)); }
     const Event& top() {
         close();
         return items_[0];

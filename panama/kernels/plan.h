@@ -49,7 +49,7 @@ struct Wire {
 
 struct Found {
     int64_t* flow_end;
-    int32_t* flow_resent;
+    int32_t *flow_resent, *conn_resent;
     int64_t *begin, *comm, *sum, *end;  // by iteration of jobs
     int64_t *link_bytes, *link_packets, *link_max_queue, *link_sum_queue, *link_marks, *link_drops;
     int64_t* job_marks;
@@ -63,5 +63,5 @@ struct Found {
 enum Counter {
     SENT_BYTES, ARRIVED_BYTES, DROPPED_BYTES, IN_FLIGHT_BYTES,
     SUMS_FAN_IN, CONTRIBUTIONS, OPEN_CONTRIBUTIONS, WRONG_SUMS, WRONG_CONTRIBUTIONS,
-    RESULTS, REPEATED_RESULTS, LOST, COPIES, TIMEOUTS, PACKETS_HELD, PACKETS_MOST, COUNTERS
+    RESULTS, REPEATED_RESULTS, LOST, COPIES, TIMEOUTS, PACKETS_HELD, PACKETS_MOST, HELD_BYTES, COUNTERS
 };

@@ -115,7 +115,7 @@ inline void send_one(Core& c, uint32_t which, int32_t size) {
         p.local = s.ident;
         p.at = s.path;
         p.left = uint16_t(s.hops - 1);
-        if (repeat && s.role == FLOW) c.flow_resent[s.ident]++;
+        if (repeat) (s.role == FLOW ? c.flow_resent[s.ident] : c.conn_resent[s.aux])++;
     }
     join_link(c, index);
     if (!repeat && !s.has_timer) {

@@ -157,7 +157,7 @@ struct Core {
     std::vector<Conn> conns;
     std::vector<int32_t> message_end, message_last, waits, indegree;
     std::vector<int64_t> flow_end, begin, comm, sum, end, job_marks;
-    std::vector<int32_t> flow_resent;
+    std::vector<int32_t> flow_resent, conn_resent;
     std::vector<char> raw_over;  // a raw flow's packet, or a copy of it, has come or is lost
     int64_t counters[COUNTERS] = {};
     int64_t now = 0, events = 0, hops = 0, delivered = 0, pending = 0, most_packets = 0;

@@ -24,6 +24,7 @@ class Found:
     now_ps: int
     flow_end_ps: list[int]
     flow_resent: list[int]
+    conn_resent: list[int]
     begin_ps: list[int]
     comm_ps: list[int]
     sum_ps: list[int]
@@ -247,6 +248,12 @@ class Run:
             flow_resent=[
                 self.streams[i].sender.resent if i in self.streams else 0
                 for i in range(self.n_flows)
+            ],
+            conn_resent=[
+                part.streams[c].sender.resent
+                for part in self.parts
+                if isinstance(part, Collective)
+                for c in part.connections
             ],
             **{
                 name: [t for times in self.times for t in times[name]]

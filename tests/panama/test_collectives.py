@@ -8,6 +8,7 @@ from panama.collectives import (
     Collective,
     halving_doubling,
     hierarchical_ring,
+    in_chunks,
     parameter_server,
     ring,
 )
@@ -78,6 +79,26 @@ def test_an_order_that_is_not_kept_shows():
     )
     start, have = carry_out(loose, 5, np.random.default_rng(0))
     assert not np.array_equal(have, np.broadcast_to(start.sum(0), have.shape))
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+@pytest.mark.parametrize("racks", ["single", "pairs", "uneven", "mixed"])
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_chunks_one_behind_another_end_with_the_sum(name, racks, chunks):
+    for n in (2, 5, 8, 11):
+        whole = COLLECTIVES[name](RACKS[racks](n))
+        col = in_chunks(whole, chunks)
+        assert (np.diff(col.conn) >= 0).all()
+        assert np.allclose(sent_and_received(col, n), sent_and_received(whole, n))
+        for seed in range(3):
+            start, have = carry_out(col, n, np.random.default_rng(seed))
+            assert np.array_equal(have, np.broadcast_to(start.sum(0), have.shape))
+
+
+def test_a_ring_sends_the_first_step_of_the_next_chunk_before_the_last_of_this_one():
+    col = in_chunks(ring(RACKS["one"](4)), 3)
+    mine = col.low[col.conn == 0] // 4  # chunk of each message that worker 0 sends
+    assert mine.tolist() == [0, 0, 1, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 1, 2, 2]
 
 
 def sent_and_received(col, n):

@@ -37,7 +37,7 @@ def assert_same(plan: Plan, until_ps: int = UNTIL_PS) -> reference.Found:
     with core.Core(plan) as native:
         got = native.read(native.run(until_ps))
     core.check_balance(got)
-    for name in ("reason", "now_ps", "flow_end_ps", "flow_resent"):
+    for name in ("reason", "now_ps", "flow_end_ps", "flow_resent", "conn_resent"):
         value = getattr(got, name)
         assert (value.tolist() if isinstance(value, np.ndarray) else value) == getattr(
             wanted, name

@@ -1,9 +1,11 @@
 """Experiments on the simulator at tiny settings: what they record, claims, charts, statistics."""
 
+import attrs
 import numpy as np
 import pytest
 
 from common import claims
+from common.config import Session
 from common.experiment import Options
 from common.results import Store
 from common.runner import Job, run_one
@@ -19,22 +21,29 @@ from panama.experiments import (
     loss,
     scale,
     shared,
+    study,
     trees,
 )
 
 SITE = {"leaves": 2, "hosts_per_leaf": 4, "spines": 2, "workers": 4}
-STUDY = {
-    **SITE, "jobs": 2, "megabytes": 0.2, "models": [], "seeds": 2, "iterations": 1,
-    "horizon_ms": 3.0, "mtu": 1500,
-}  # fmt: skip
+STUDY = study.Settings(
+    **SITE,
+    pods=2,
+    jobs=2,
+    megabytes=0.2,
+    models=[],
+    seeds=2,
+    iterations=1,
+    exchange_ms=3.0,
+    mtu=1500,
+    loads=[0.3],
+    schemes=["ring_sorted", "hier_pipelined", "panama", "panama_plus"],
+    shares=[0.5],
+    tail=99,
+)
 SETTINGS = {
-    "fct": fct.Settings(
-        **STUDY, loads=[0.3], schemes=["ring", "ring_sorted", "panama", "panama_plus"], share=0.5,
-        tail=99,
-    ),
-    "jct": jct.Settings(
-        **STUDY, loads=[0.3], schemes=["hier_ring", "panama", "panama_plus"], shares=[0.5]
-    ),
+    "fct": STUDY,
+    "jct": STUDY,
     "trees": trees.Settings(
         **SITE, jobs=1, megabytes=0.5, trees=[1, 2], placements=["random"], load=0.1, iterations=1,
         seeds=2, horizon_ms=20.0,
@@ -105,6 +114,36 @@ def test_records_fit_the_claims_they_carry(run, name):
     for row in judged.to_dict("records"):
         claim = claims.find(row["claim"])
         assert (claim.metric, claim.unit) == (row["metric"], row["unit"])
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_flows_and_jobs_are_studied_at_the_same_settings(profile):
+    names = ("panama_fct", "panama_jct")
+    with Session({e.name: e for e in EXPERIMENTS}) as session:
+        flows, jobs = (
+            session.plan([f"experiment={name}", f"profile={profile}"]).jobs for name in names
+        )
+    assert flows[0].settings == jobs[0].settings
+
+
+def test_jobs_are_read_from_the_runs_of_flows(tmp_path, monkeypatch):
+    ran = []
+
+    def once(**params):
+        ran.append(params["scheme"])
+        return run_once(**params)
+
+    run_once = study.run_once
+    monkeypatch.setattr(study, "run_once", once)
+    options = Options(results=tmp_path, isolate=False)
+    found = []
+    for name in ("panama_fct", "panama_jct", "panama_fct"):
+        (experiment,) = (e for e in EXPERIMENTS if e.name == name)
+        outcome = run_one(Job(experiment, STUDY, attrs.evolve(options, resume=False)))
+        assert outcome.status == "ok", outcome.error
+        found.append(Store(tmp_path).frame(experiment=name))
+        assert len(ran) == STUDY.seeds * (len(STUDY.schemes) + 1)
+    assert (found[0]["value"] == found[2]["value"]).all()
 
 
 def test_a_run_that_a_job_did_not_finish_proves_no_gain(run):

@@ -1,11 +1,17 @@
-"""Max-min fair rates against linear programs that raise the smallest rate, then the next."""
+"""Max-min fair rates against linear programs, and long DCTCP flows against max-min fair rates."""
 
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from scipy.stats import spearmanr
 
 from panama.cluster import Cluster
+from panama.core import Core
 from panama.maxmin import max_min
+from panama.planning import make_plan
+from panama.schemes import scheme
+from panama.traffic import Arrivals
+from panama.windows import wire_of
 
 
 def lexicographic(capacity, uses, limit):
@@ -54,6 +60,50 @@ def test_rates_are_those_of_linear_programs(seed):
     wanted = lexicographic(8000 / cluster.network.ps_per_byte, uses, limit)
     # The linear programs leave 1e-7 for each level fixed before.
     assert max_min(cluster, demands, seed) == pytest.approx(wanted, abs=1e-4)
+
+
+def long_flows(seed, oversub):
+    """(flows,) mean Gb/s of endless DCTCP flows on a small Clos, hosts of many rates; and max-min.
+
+    All cross the spines: at other base round-trip times DCTCP shares are not max-min.
+    """
+    rng = np.random.default_rng(seed)
+    graph = Cluster.clos(
+        leaves=int(rng.integers(3, 6)), hosts_per_leaf=4, spines=2, oversub=oversub
+    ).graph
+    for host in [node for node in graph if graph.nodes[node]["kind"] == "host"]:
+        (leaf,) = graph[host]
+        rate = float(rng.choice([20, 25, 40, 50, 80, 100]))
+        graph.edges[host, leaf]["gbps"] = graph.edges[leaf, host]["gbps"] = rate
+    cluster = Cluster.from_graph(graph)
+    hosts = rng.permutation(cluster.hosts)
+    n = len(hosts) // 2 + 2
+    # Hosts that send get nothing, so that their links carry what they send and no ACKs.
+    src, rack = hosts[:n], cluster.rack
+    dst = np.array([rng.choice([h for h in hosts[n:] if rack[h] != rack[s]]) for s in src])
+    start = np.sort(rng.integers(0, 2_000_000_000, n))
+    endless = Arrivals(
+        start, src.astype(np.int32), dst.astype(np.int32), np.full(n, 10**10, dtype=np.int64)
+    )
+    plan = make_plan(cluster, [], endless, scheme("none"), seed, wire_of(1500))
+    with Core(plan) as core:
+        before = core.read(core.run(10_000_000_000))
+        after = core.read(core.run(40_000_000_000))
+    own_links = plan.flows.path[plan.flows.path_ptr[:-1]]
+    sent = (after.link["n_bytes"] - before.link["n_bytes"])[own_links]
+    names = [(cluster.nodes[s], cluster.nodes[d]) for s, d in zip(src, dst, strict=True)]
+    return sent * 8 / 30e-3 / 1e9, max_min(cluster, names, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("oversub", [1.0, 2.0])
+def test_long_dctcp_flows_get_about_max_min_rates(oversub):
+    both = [long_flows(seed, oversub) for seed in range(8)]
+    # Ranks over all networks: within one, many flows share a rate to the last bit.
+    got, wanted = (np.concatenate(part) for part in zip(*both, strict=True))
+    assert len(got) > 80
+    assert spearmanr(got, wanted).statistic >= 0.95
+    assert np.mean(np.abs(got / wanted - 1)) <= 0.15
 
 
 def test_flows_into_one_host_share_its_link():
