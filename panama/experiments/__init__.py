@@ -56,6 +56,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=("panama.ours.scale",),
     ),
     Experiment(
+        name="panama_ns3",
+        module="panama.experiments.ns3",
+        claims=(
+            "panama.ours.ns3_fct_mean",
+            "panama.ours.ns3_fct_p99",
+            "panama.ours.ns3_speed",
+        ),
+    ),
+    Experiment(
         name="panama_baselines",
         module="panama.experiments.baselines",
         claims=("panama.sec.traffic", "panama.ours.idle_bound"),

@@ -1,9 +1,9 @@
-"""Goodput by the aggregation buffers of a switch and by the delay of links."""
+"""Goodput by the aggregation buffers of a switch, the delay of links, and the skew of workers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs.validators import deep_iterable, ge, gt
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class Settings:
     """slots: packets an aggregator holds;  prop_ns: of a link, so that paths hold more or less
 
+    skew_us: what every second host sends comes so much later, so that the others wait for it; the
+    numbers of slots grow with what a path then holds
+
     One job exchanges `megabytes` over one tree on an idle leaf-spine.
     """
 
@@ -32,6 +35,7 @@ class Settings:
     megabytes: float = attrs.field(validator=gt(0))
     slots: list[int] = attrs.field(validator=deep_iterable(ge(1)))
     prop_ns: list[float] = attrs.field(validator=deep_iterable(ge(0)))
+    skew_us: list[float] = attrs.field(validator=deep_iterable(ge(0)))
     horizon_ms: float = attrs.field(validator=gt(0))
 
 
@@ -42,28 +46,31 @@ def run(settings: Settings, ctx: Context) -> None:
         settings.megabytes,
     )  # fmt: skip
     seed = shared.seeds_of(ctx.rng("seeds"), 1)[0]
-    for prop in settings.prop_ns:
+    points = [(prop, skew) for prop in settings.prop_ns for skew in settings.skew_us]
+    for prop, skew in ctx.progress(points, "delay and skew"):
+        held = variants.window_of(attrs.evolve(site, prop_ns=prop), seed)
+        # What the others send meanwhile waits for the late half.
+        expected = held + skew * 1e-6 / variants.packet_seconds(shared.RATE_GBPS)
+        here = attrs.evolve(site, prop_ns=prop, skew_ns=skew * 1e3)
+        axes: dict[str, Any] = {"prop_ns": prop, "skew_us": skew, "system": "panama"}
         goodput = {}
-        here = attrs.evolve(site, prop_ns=prop)
-        for slots in ctx.progress(settings.slots, f"slots, {prop:g} ns a link"):
+        for slots in dict.fromkeys(round(s * expected / held) for s in settings.slots):
             found = ctx.cell(
                 variants.exchanges, site=here, scheme="ina_fixed",
                 changes={"slots": slots, "window_bdp": 100.0}, load=0.0, seed=seed,
                 iterations=1, horizon_s=settings.horizon_ms / 1e3,
             )  # fmt: skip
-            goodput[slots] = settings.megabytes * 8e-3 / float(found.seconds.max())
+            # The first sum is late in any case.
+            seconds = float(found.seconds.max()) - skew * 1e-6
+            goodput[slots] = settings.megabytes * 8e-3 / seconds
             ctx.record(
-                "panama.fig.buffer_size", "goodput_gbps", goodput[slots], "Gb/s",
-                slots=slots, prop_ns=prop, system="panama",
+                "panama.fig.buffer_size", "goodput_gbps", goodput[slots], "Gb/s", slots=slots,
+                **axes,
             )  # fmt: skip
         best = max(goodput.values())
         knee = min(s for s, rate in goodput.items() if rate >= 0.95 * best)
-        ctx.record(None, "knee", float(knee), "slots", prop_ns=prop, system="panama")
-        held = variants.window_of(here, seed)
-        ctx.record(
-            "panama.ours.buffer_knee", "knee_over_bdp", knee / held, "", prop_ns=prop,
-            system="panama",
-        )  # fmt: skip
+        ctx.record(None, "knee", float(knee), "slots", **axes)
+        ctx.record("panama.ours.buffer_knee", "knee_over_bdp", knee / expected, "", **axes)
 
 
 def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
@@ -73,7 +80,12 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
     rows = frame[frame["metric"] == "goodput_gbps"]
     return [
         lines(
-            rows.assign(link=[f"{s:g} ns a link" for s in rows["axis.prop_ns"]]),
+            rows.assign(
+                link=[
+                    f"{prop:g} ns a link, half {skew:g} us late"
+                    for prop, skew in zip(rows["axis.prop_ns"], rows["axis.skew_us"], strict=True)
+                ]
+            ),
             "axis.slots",
             "Aggregation buffers",
             "Goodput of one job over one tree, its window as large as the buffers.",

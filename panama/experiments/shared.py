@@ -29,7 +29,8 @@ class Site:
     """A Clos cluster and the training jobs on it.
 
     leaves, spines: of a pod; several pods have cores between them
-    prop_ns: of a link;  jobs of `workers` workers each exchange `megabytes` an iteration, or the
+    prop_ns: of a link;  skew_ns: what every second host sends comes so much later
+     jobs of `workers` workers each exchange `megabytes` an iteration, or the
     gradients of `models` in turn where megabytes is 0
     """
 
@@ -42,6 +43,7 @@ class Site:
     models: tuple[str, ...] = ()
     prop_ns: float = 500.0
     pods: int = 1
+    skew_ns: float = 0.0
 
     @property
     def hosts(self) -> int:
@@ -52,7 +54,7 @@ class Site:
         """All links at 100 Gb/s."""
         import panama
 
-        return panama.Cluster.clos(
+        cluster = panama.Cluster.clos(
             3 if self.pods > 1 else 2,
             pods=self.pods,
             leaves=self.leaves,
@@ -61,6 +63,14 @@ class Site:
             rate_gbps=RATE_GBPS,
             prop_ns=self.prop_ns,
         )
+        if not self.skew_ns:
+            return cluster
+        graph = cluster.graph
+        for host in range(0, self.hosts, 2):
+            graph.edges[f"host{host}", f"leaf{host // self.hosts_per_leaf}"]["prop_ns"] += (
+                self.skew_ns
+            )
+        return panama.Cluster.from_graph(graph)
 
     def make_jobs(
         self, share: float, iterations: int, one_by_one: bool = False

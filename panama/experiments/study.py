@@ -129,7 +129,7 @@ def runs(
     folder = ctx.data_folder("panama_study", VERSION)
     return {
         scheme: [
-            _kept(
+            kept(
                 folder,
                 site=settings.site,
                 scheme=scheme,
@@ -159,7 +159,7 @@ def record_costs(ctx: Context, found: dict[str, list[shared.Seen]], **axes: Any)
         ctx.record(None, "peak_memory", max(s.peak_mib for s in seen), "MiB", system=scheme, **axes)
 
 
-def _kept(folder: Path, **params: Any) -> shared.Seen:
+def kept(folder: Path, **params: Any) -> shared.Seen:
     """run_once(**params), or what it gave before to either experiment by the same code.
 
     A run follows from its parameters to the last bit, but for what it cost: there is no reason to

@@ -59,6 +59,14 @@ def exchanges(
     )
 
 
+def packet_seconds(gbps: float) -> float:
+    """A full aggregation packet's time on a link, as it is on the wire."""
+    from panama.windows import wire_of
+
+    wire = wire_of(1500)
+    return (wire.sum_payload + wire.sum_header) * 8e-9 / gbps
+
+
 def window_of(site: shared.Site, seed: int) -> int:
     """Packets that the longest way to a root and back holds, idle, for the first job of a site."""
     import panama

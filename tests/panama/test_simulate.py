@@ -195,6 +195,17 @@ def test_loss_is_repaired(cluster):
             assert result.links["drops"].sum() > 0 or scheme == "panama"
 
 
+def test_what_hosts_of_a_collective_send_again_is_counted(cluster):
+    jobs = [panama.Job(bytes=500_000, workers=4) for _ in range(2)]
+    options = {"scheme": "ring", "horizon_s": 1.0}
+    assert run(cluster, jobs, **options).resent == 0
+    lossy = run(cluster, jobs, drop=1e-2, **options)
+    again = lossy.outcome.conn_resent
+    # At least what was lost of data is sent again; nothing else here could be.
+    assert lossy.resent == again.sum() > 0
+    assert lossy.explain(0).resent + lossy.explain(1).resent == lossy.resent
+
+
 def test_a_stall_is_told_by_names(cluster):
     result = run(cluster, [panama.Job(bytes=100_000, workers=9)], scheme="ina_single")
     plan, placed = result.plan, result._placed

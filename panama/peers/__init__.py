@@ -1,0 +1,1 @@
+"""Other simulators that ours is held against, each a program of its own."""
