@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from costmodel.errors import CostModelError
-from costmodel.optimize import Optimized, optimize
+from costmodel.optimizer import Optimized, optimize
 from costmodel.search import Found
 
 

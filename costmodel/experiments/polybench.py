@@ -96,7 +96,7 @@ def _measured(program: Program, settings: Settings, threads: int) -> dict[str, A
     from costmodel.errors import CostModelError
     from costmodel.execution import FAST_FLAGS
     from costmodel.measure import Options, time_batch
-    from costmodel.optimize import optimize
+    from costmodel.optimizer import optimize
     from costmodel.peers import registry
     from costmodel.translation_unit import Failed, compile_batch
 
@@ -195,7 +195,7 @@ def _compare_with_torch(ctx: Context, program: Program, schedule: str) -> None:
 
     from common.context import Work
     from costmodel.execution import FAST_FLAGS
-    from costmodel.optimize import Optimized
+    from costmodel.optimizer import Optimized
     from costmodel.schedule import apply
     from costmodel.search import Found
 
