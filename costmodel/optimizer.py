@@ -18,6 +18,7 @@ from costmodel import c_text, parallel, search
 from costmodel.codegen import c_function
 from costmodel.errors import CompileError
 from costmodel.execution import FAST_FLAGS, QUICK, Execution
+from costmodel.fast_math import with_reciprocals
 from costmodel.ir import Array, Program
 from costmodel.measure import Measurement, Options
 from costmodel.python_frontend import Kernel
@@ -139,7 +140,8 @@ def optimize(
     execute_top: how many of the best are timed again, more carefully; the fastest is taken, or
                  the program as it is written unless one is more than 3% faster
     threads:     above 1, outermost loops are shared among threads where that is legal
-    fast_math:   reductions may be summed in another order though they are of floats
+    fast_math:   reductions may be summed in another order though they are of floats, and floats
+                 multiplied by the reciprocal of a constant instead of divided by it
     report:      called with all that was tried after each level of the search
 
     Every candidate is proven legal; those run are also compared with the original's results.
@@ -148,9 +150,10 @@ def optimize(
         raise ValueError("model must be None: no trained model ships yet, candidates are run")
     if execute_top < 1:
         raise ValueError(f"execute_top must be at least 1, got {execute_top}")
-    program = read(program, params=params, function=function)
+    source = read(program, params=params, function=function)
+    program = with_reciprocals(source) if fast_math else source
     reassociate = True if fast_math else None
-    evaluate = Execution(program, options=attrs.evolve(QUICK, threads=threads), flags=FAST_FLAGS)
+    evaluate = Execution(source, options=attrs.evolve(QUICK, threads=threads), flags=FAST_FLAGS)
     start = time.monotonic()
     if method in ("free", "beam"):
         found = (search.free_search if method == "free" else search.beam_search)(
@@ -168,7 +171,7 @@ def optimize(
             program, evaluate, n=64, space=space, seed=seed, reassociate=reassociate
         )
         report(found)
-    scheduled, best = _final(program, found, execute_top, threads, reassociate)
+    scheduled, best = _final(source, program, found, execute_top, threads, reassociate)
     measured, noise = (1.0, 0.0) if best is None else best
     return Optimized(program, scheduled, measured, noise, found, FAST_FLAGS)
 
@@ -190,16 +193,22 @@ def read(
 
 
 def _final(
-    program: Program, found: Found, n: int, threads: int, reassociate: bool | None
+    source: Program,
+    program: Program,
+    found: Found,
+    n: int,
+    threads: int,
+    reassociate: bool | None,
 ) -> tuple[ScheduledProgram, tuple[float, float] | None]:
     """The fastest of the best when timed with care; the plain program if that gains nothing."""
-    plain = apply(program, "", reassociate=reassociate)
-    best = [t.scheduled for t in found.top(n) if str(t.scheduled.schedule) and t.speedup > 0]
+    plain = apply(source, "", reassociate=reassociate)
+    changed = [t for t in found.top(n) if str(t.scheduled.schedule) or program != source]
+    best = [t.scheduled for t in changed if t.speedup > 0]
     if threads > 1:
         best += [s for t in best if (s := parallel.outermost(t, reassociate)) is not None]
     if not best:
         return plain, None
-    evaluate = Execution(program, options=attrs.evolve(FINAL, threads=threads), flags=FAST_FLAGS)
+    evaluate = Execution(source, options=attrs.evolve(FINAL, threads=threads), flags=FAST_FLAGS)
     measured = evaluate.measured(best)
     fastest = min(
         (v for v in zip(measured.variants, best, strict=True) if v[0].is_timed),
