@@ -15,7 +15,8 @@ from costmodel.features import Tree
 class Scaling(nn.Module):
     """x to (x - mean) / std; positions that never vary in the training set become 0 or stay near.
 
-    Values beyond 10 standard deviations are cut there: a rare tag must not swamp everything else.
+    Far from the mean it grows with the logarithm only, 3 asinh(z / 3): a rare tag must not swamp
+    everything else, nor be cut off, as then two of its values would look alike.
     """
 
     mean: Tensor
@@ -40,8 +41,7 @@ class Scaling(nn.Module):
         self.std.copy_(torch.from_numpy(np.where(std > 1e-6, std, 1.0)))
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled: Tensor = (x - self.mean) / self.std
-        return scaled.clamp(-10.0, 10.0)
+        return 3 * torch.asinh((x - self.mean) / (3 * self.std))
 
 
 def fit(comps: Scaling, loops: Scaling, trees: Iterable[Tree]) -> None:

@@ -1,0 +1,106 @@
+"""How good predicted speedups are (the paper's section on the evaluation of the model)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Vector = NDArray[np.float64]
+
+
+@attrs.frozen
+class Scores:
+    """Of predicted against measured speedups.
+
+    mape, median_ape: percent of the measured one
+    pearson, spearman: over all pairs;  NaN where one side is constant
+    spearman_per_program, ndcg, ndcg_at_1: means over programs with several different labels
+    """
+
+    n: int
+    n_programs: int
+    mape: float
+    median_ape: float
+    pearson: float
+    spearman: float
+    spearman_per_program: float
+    ndcg: float
+    ndcg_at_1: float
+
+
+def score(measured: ArrayLike, predicted: ArrayLike, program: ArrayLike) -> Scores:
+    """Everything at once; program: (n,) any labels that tell programs apart.
+
+    Raises ValueError for no pair, unequal lengths, or measured speedups that are not positive.
+    """
+    y, p = (np.asarray(each, dtype=np.float64) for each in (measured, predicted))
+    names = np.asarray(program)
+    if not len(y) or not len(y) == len(p) == len(names):
+        raise ValueError(
+            f"scores need pairs of one length, got {len(y)} measured, {len(p)} predicted and "
+            f"{len(names)} programs"
+        )
+    if not (y > 0).all():
+        raise ValueError(f"measured speedups must be positive, got {y.min()}")
+    errors = 100 * np.abs(y - p) / y
+    _, group = np.unique(names, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group))[:-1]
+    parts = [
+        part for part in np.split(order, ends) if len(part) > 1 and len(np.unique(y[part])) > 1
+    ]
+
+    def mean(of: Callable[[Vector, Vector], float]) -> float:
+        return float(np.mean([of(y[part], p[part]) for part in parts])) if parts else np.nan
+
+    return Scores(
+        n=len(y),
+        n_programs=len(ends) + 1,
+        mape=float(errors.mean()),
+        median_ape=float(np.median(errors)),
+        pearson=pearson(y, p),
+        spearman=spearman(y, p),
+        # A model that says the same of all schedules ranks none of them.
+        spearman_per_program=mean(lambda a, b: float(np.nan_to_num(spearman(a, b)))),
+        ndcg=mean(ndcg),
+        ndcg_at_1=mean(lambda a, b: ndcg(a, b, 1)),
+    )
+
+
+def pearson(a: Vector, b: Vector) -> float:
+    """Correlation; NaN where one side is constant."""
+    x, y = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / size if size > 0 else float("nan")
+
+
+def spearman(a: Vector, b: Vector) -> float:
+    """Correlation of ranks; equal values share the mean of theirs."""
+    return pearson(_ranks(a), _ranks(b))
+
+
+def ndcg(relevance: Vector, scores: Vector, k: int | None = None) -> float:
+    """Discounted gain of the first k in the order of the scores, over that of the best order.
+
+    The gain of a schedule is its speedup. Equal scores share their gains.
+    """
+    discount = 1 / np.log2(2 + np.arange(len(relevance)))
+    discount[len(discount) if k is None else k :] = 0
+    _, group = np.unique(-scores, return_inverse=True)
+    counts = np.bincount(group)
+    gains = np.bincount(group, weights=relevance) / counts
+    ends = np.cumsum(counts)
+    total = np.concatenate([[0], np.cumsum(discount)])
+    found = float(gains @ (total[ends] - total[ends - counts]))
+    return found / float(np.sort(relevance)[::-1] @ discount)
+
+
+def _ranks(values: Vector) -> Vector:
+    _, group = np.unique(values, return_inverse=True)
+    counts = np.bincount(group)
+    ends = np.cumsum(counts)
+    ranks: Vector = (ends - (counts - 1) / 2)[group]
+    return ranks
