@@ -70,14 +70,23 @@ def draw(
     there are at least ten others; fewer if 10 * n_schedules draws find no more.
     """
     program = random_program([seed, number], profile)
-    plain = c_function(apply(program), "f")
+    identity = apply(program)
+    plain = c_function(identity, "f")
     seen: dict[str, Schedule] = {plain: Schedule()}
+    # Most draws that repeat C repeat the nest, and many the steps: both are cheaper to compare.
+    nests, tried = {identity.nest}, {Schedule()}
     for attempt in range(10 * n_schedules):
         if len(seen) > n_schedules:
             break
         steps = random_schedule(program, [seed, number, attempt], space).steps
         schedule = Schedule(tuple(step for step in steps if not isinstance(step, Parallel)))
-        seen.setdefault(c_function(apply(program, schedule), "f"), schedule)
+        if schedule in tried:
+            continue
+        tried.add(schedule)
+        scheduled = apply(program, schedule)
+        if scheduled.nest not in nests:
+            nests.add(scheduled.nest)
+            seen.setdefault(c_function(scheduled, "f"), schedule)
     chosen = list(seen.items())[1 : n_schedules + 1]
     if len(chosen) >= ROWS_FOR_IDENTITY:
         chosen = [(plain, Schedule()), *chosen[: n_schedules - 1]]
