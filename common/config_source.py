@@ -30,6 +30,9 @@ def read_once() -> Iterator[None]:
                 parsed[key] = super().load_config(config_path)
             return copy.deepcopy(parsed[key])  # what is composed is changed in place
 
+    # Hydra registers its sources again in a launcher's processes and takes a class of the same name
+    # for the one it has.
+    Source.__name__ = ImportlibResourcesConfigSource.__name__
     Plugins.instance()  # registers hydra's own sources
     types = SourcesRegistry.instance().types
     plain = types[Source.scheme()]
