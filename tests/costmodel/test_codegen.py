@@ -43,7 +43,7 @@ def test_legal_schedules_compute_what_the_program_does(case: str) -> None:
     assert_same_results(found)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("first", range(100, 340, 40))
 @pytest.mark.parametrize("case", CASES)
 def test_many_legal_schedules_compute_what_the_program_does(case: str, first: int) -> None:
