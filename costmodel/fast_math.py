@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import attrs
 
-from costmodel.ir import (
-    Binary,
-    Call,
-    Compare,
-    Computation,
-    Const,
-    Expr,
-    Loop,
-    Negate,
-    Program,
-    Select,
-)
+from costmodel.ir import Binary, Computation, Const, Expr, Loop, Program, Select, rebuilt
 
 
 def with_reciprocals(program: Program) -> Program:
-    """The program with divisions of floats by constants as products, some five times faster.
+    """The program with divisions of floats by constants as products with the reciprocal.
 
     A quotient may change in its last bit; by a power of two none does.
     """
@@ -38,17 +27,11 @@ def with_reciprocals(program: Program) -> Program:
 
 
 def _multiplied(expr: Expr) -> Expr:
-    match expr:
+    if isinstance(expr, Select):  # its condition decides between values: it stays exact
+        then, otherwise = _multiplied(expr.then), _multiplied(expr.otherwise)
+        return Select(expr.condition, then, otherwise)
+    changed = rebuilt(expr, _multiplied)
+    match changed:
         case Binary("/", left, Const(value)) if value:
-            return Binary("*", _multiplied(left), Const(1.0 / value))
-        case Binary(op, left, right):
-            return Binary(op, _multiplied(left), _multiplied(right))
-        case Negate(value):
-            return Negate(_multiplied(value))
-        case Call(function, arguments):
-            return Call(function, tuple(map(_multiplied, arguments)))
-        case Select(Compare(op, left, right), then, otherwise):
-            # A condition decides between values: it stays exact.
-            return Select(Compare(op, left, right), _multiplied(then), _multiplied(otherwise))
-        case _:
-            return expr
+            return Binary("*", left, Const(1.0 / value))
+    return changed

@@ -11,17 +11,13 @@ from costmodel.affine import Affine
 from costmodel.errors import IllegalSchedule, ScheduleError
 from costmodel.ir import (
     Access,
-    Binary,
-    Call,
-    Compare,
     Computation,
     Expr,
     Load,
     Loop,
-    Negate,
     Program,
-    Select,
     Statement,
+    rebuilt,
     substitute,
 )
 from costmodel.poly import access_text, domain_text, polyhedral, space_text
@@ -108,19 +104,9 @@ def _inlined(expr: Expr, producer: Statement) -> Expr:
     """The expression with loads of the temporary replaced by what was stored there."""
 
     def go(e: Expr) -> Expr:
-        match e:
-            case Load(access) if access.array == producer.write.array:
-                return substitute(producer.computation.expr, _instance(producer, access))
-            case Binary(op, left, right):
-                return Binary(op, go(left), go(right))
-            case Negate(value):
-                return Negate(go(value))
-            case Call(function, arguments):
-                return Call(function, tuple(map(go, arguments)))
-            case Select(Compare(op, left, right), then, otherwise):
-                return Select(Compare(op, go(left), go(right)), go(then), go(otherwise))
-            case _:
-                return e
+        if isinstance(e, Load) and e.access.array == producer.write.array:
+            return substitute(producer.computation.expr, _instance(producer, e.access))
+        return rebuilt(e, go)
 
     return go(expr)
 

@@ -14,7 +14,7 @@ parameters are replaced when a program is read. The text of a program is Python:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Literal
 
@@ -258,6 +258,22 @@ def operands(expr: Expr) -> tuple[Expr, ...]:
             return ()
 
 
+def rebuilt(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The expression with its operands changed; itself where it has none."""
+    match expr:
+        case Binary(op, left, right):
+            return Binary(op, change(left), change(right))
+        case Negate(value):
+            return Negate(change(value))
+        case Call(function, arguments):
+            return Call(function, tuple(map(change, arguments)))
+        case Select(Compare(op, left, right), then, otherwise):
+            condition = Compare(op, change(left), change(right))
+            return Select(condition, change(then), change(otherwise))
+        case _:
+            return expr
+
+
 def substitute(
     expr: Expr, iterators: Mapping[str, Affine], arrays: Mapping[str, str] | None = None
 ) -> Expr:
@@ -269,16 +285,8 @@ def substitute(
                 return Load(moved(access, iterators, arrays))
             case Index(affine):
                 return Index(affine.substitute(iterators))
-            case Binary(op, left, right):
-                return Binary(op, go(left), go(right))
-            case Negate(value):
-                return Negate(go(value))
-            case Call(function, arguments):
-                return Call(function, tuple(map(go, arguments)))
-            case Select(Compare(op, left, right), then, otherwise):
-                return Select(Compare(op, go(left), go(right)), go(then), go(otherwise))
             case _:
-                return e
+                return rebuilt(e, go)
 
     return go(expr)
 

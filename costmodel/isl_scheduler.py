@@ -19,15 +19,23 @@ from costmodel.poly import polyhedral
 TILE = 32
 
 
-def isl_scheduled(program: Program, name: str, *, tile: int = TILE, timeout_s: float = 20.0) -> str:
+def isl_scheduled(
+    program: Program,
+    name: str,
+    *,
+    tile: int = TILE,
+    fuse: bool = True,
+    timeout_s: float = 20.0,
+) -> str:
     """The program as one C function in the order isl's scheduler finds.
 
     tile: size of the tiles of permutable bands of two loops and more; 0 leaves them whole
+    fuse: whether statements that do not depend on one another in a circle may share loops
 
     Raises UnsupportedProgram where isl takes longer than timeout_s: dozens of statements can take
     it hours, and nothing but the end of its process stops it.
     """
-    words = [sys.executable, "-m", "costmodel.isl_scheduler", name, str(tile)]
+    words = [sys.executable, "-m", "costmodel.isl_scheduler", name, str(tile), str(int(fuse))]
     try:
         run = subprocess.run(
             words, input=str(program), capture_output=True, text=True, timeout=timeout_s, check=True
@@ -39,11 +47,12 @@ def isl_scheduled(program: Program, name: str, *, tile: int = TILE, timeout_s: f
     return run.stdout
 
 
-def scheduled_here(program: Program, name: str, tile: int) -> str:
+def scheduled_here(program: Program, name: str, tile: int, fuse: bool) -> str:
     """`isl_scheduled` in this process, for as long as it takes."""
     poly = polyhedral(program)
     constraints = isl.ScheduleConstraints.on_domain(poly.domains)
     constraints = constraints.set_validity(poly.dependences).set_proximity(poly.dependences)
+    isl.DEFAULT_CONTEXT.set_schedule_serialize_sccs(int(not fuse))
     tree = constraints.compute_schedule()
     if tile:
         tree = _tiled(tree.get_root(), tile).get_schedule()
@@ -74,4 +83,5 @@ def _children(node: isl.ScheduleNode, tile: int) -> isl.ScheduleNode:
 
 
 if __name__ == "__main__":
-    print(scheduled_here(Program.parse(sys.stdin.read()), sys.argv[1], int(sys.argv[2])))
+    _, name, tile, fuse = sys.argv
+    print(scheduled_here(Program.parse(sys.stdin.read()), name, int(tile), fuse == "1"))

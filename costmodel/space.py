@@ -14,6 +14,7 @@ from typing import Literal
 
 import islpy as isl
 
+from costmodel.codegen import VECTOR_BYTES
 from costmodel.ir import ITEM_BYTES, Program
 from costmodel.legality import direction, stride_along
 from costmodel.nest import Nest, Placed
@@ -25,7 +26,6 @@ from costmodel.steps import (
     Inline,
     Interchange,
     Pack,
-    Parallel,
     RegisterTile,
     Shift,
     Skew,
@@ -48,7 +48,6 @@ SHIFTS = (0, 1, 2)
 ROWS = (2, 3, 4)
 #: Rows and vectors of a block; 16 registers hold up to twelve of them and what they are made of.
 BLOCKS = ((2, 4), (3, 4), (4, 2), (6, 2), (4, 3), (8, 1), (12, 1))
-VECTOR_BYTES = 32
 
 
 def inlinings(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
@@ -239,14 +238,6 @@ def _whole(placed: Placed, level: int) -> int:
     """The loop over single iterations that a loop counts tiles of; itself if it counts none."""
     wanted = placed.dims[level].expression
     return next(at for at, d in enumerate(placed.dims) if d.expression == wanted and d.divisor == 1)
-
-
-def parallels(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
-    """The outermost loop around a statement, else the next one."""
-    placed = scheduled.nest.find(name)
-    for level in range(min(2, len(placed.dims))):
-        if not placed.dims[level].register:
-            yield ((Parallel(name, level),),)
 
 
 KINDS: dict[Space, tuple[Kind, ...]] = {

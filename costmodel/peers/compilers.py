@@ -9,6 +9,7 @@ from common.extras import MissingExtra
 from costmodel import plain_c
 from costmodel.errors import CompileError
 from costmodel.ir import Program
+from costmodel.isl_scheduler import TILE, isl_scheduled
 from costmodel.translation_unit import Entry, Failed, compile_batch, entry_text
 
 COMMON = ("-O3", "-fwrapv", "-w")
@@ -36,11 +37,10 @@ def polly(program: Program, threads: int = 1) -> Entry:
     return _compiled(program, CLANG, (*COMMON, "-mllvm", "-polly"))
 
 
-def isl(program: Program, threads: int = 1) -> Entry:
-    """isl's schedule with tiles of 32, as Pluto does, compiled by gcc -O3."""
-    from costmodel.isl_scheduler import isl_scheduled
-
-    compiled = compile_batch(program, [isl_scheduled(program, "f")], flags=COMMON)
+def isl(program: Program, threads: int = 1, *, tile: int = TILE, fuse: bool = True) -> Entry:
+    """isl's schedule with tiles of 32, as Pluto does, or without; compiled by gcc -O3."""
+    text = isl_scheduled(program, "f", tile=tile, fuse=fuse)
+    compiled = compile_batch(program, [text], flags=COMMON)
     (entry,) = compiled.entries
     if isinstance(entry, Failed):
         raise CompileError(f"gcc refused {program.name} as isl schedules it: {entry.message}")
