@@ -223,7 +223,10 @@ def test_step_summary_gets_the_table(
 
 def test_reader_that_goes_away_changes_neither_result_nor_exit_code(repo: Path) -> None:
     set_speeds(repo, toy_bag=2.5)
+    # A shell starts its background jobs with SIGINT ignored, and so all below them.
     program = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from pathlib import Path
         from scripts import regress
         regress.ROOT = Path({str(repo)!r})
