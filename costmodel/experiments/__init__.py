@@ -19,6 +19,11 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=("costmodel.ours.batched_throughput",),
     ),
     Experiment(
+        name="costmodel_legality",
+        module="costmodel.experiments.legality",
+        claims=("costmodel.ours.legality_ms", "costmodel.ours.codegen_ms"),
+    ),
+    Experiment(
         name="costmodel_polybench",
         module="costmodel.experiments.polybench",
         claims=(
