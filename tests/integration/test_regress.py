@@ -223,17 +223,8 @@ def test_step_summary_gets_the_table(
 
 def test_reader_that_goes_away_changes_neither_result_nor_exit_code(repo: Path) -> None:
     set_speeds(repo, toy_bag=2.5)
-    # A shell starts its background jobs with SIGINT ignored, and so all below them.
-    program = f"""
-        import signal
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        from pathlib import Path
-        from scripts import regress
-        regress.ROOT = Path({str(repo)!r})
-        raise SystemExit(regress.main(["base=HEAD"]))
-    """
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
+        [sys.executable, "-c", program_on(repo)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -310,14 +301,8 @@ def test_interrupt_leaves_no_process_and_no_worktree(
     set_speeds(repo, toy_bag="hang")
     commit_all(repo)
     note = tmp_path / "hanging"
-    program = f"""
-        from pathlib import Path
-        from scripts import regress
-        regress.ROOT = Path({str(repo)!r})
-        raise SystemExit(regress.main(["base=HEAD"]))
-    """
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
+        [sys.executable, "-c", program_on(repo)],
         cwd=ROOT,
         env=os.environ | {"HANG_NOTE": str(note), "TMPDIR": str(tmp_path / "scratch")},
         stdout=subprocess.DEVNULL,
@@ -334,6 +319,21 @@ def test_interrupt_leaves_no_process_and_no_worktree(
     wait_until(lambda: not hanging.exists(), "the gate's process is gone")
     assert list((tmp_path / "scratch").iterdir()) == []
     assert git(repo, "worktree", "list").count("\n") == 1
+
+
+def program_on(repo: Path) -> str:
+    """What compares a checkout with its last commit, in a process of its own.
+
+    A shell starts its background jobs with SIGINT ignored, and so all below them; not this one.
+    """
+    return textwrap.dedent(f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        from pathlib import Path
+        from scripts import regress
+        regress.ROOT = Path({str(repo)!r})
+        raise SystemExit(regress.main(["base=HEAD"]))
+    """)
 
 
 def wait_until(holds: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
