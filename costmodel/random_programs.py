@@ -95,11 +95,11 @@ PROFILES: dict[str, Profile] = {
         link=0.3,
         part=0.0,
     ),
-    # For two cores: a program runs for 30 us to 4 ms.
+    # For two cores: a program runs for some 10 us to 2 ms.
     "small": Profile(
         depths={2: 0.20, 3: 0.32, 4: 0.28, 5: 0.20},
         big=(64, 96, 128, 32, 192, 256, 384, 512, 768, 1024, 1536, 2048),
-        points=(3e4, 4e6),
+        points=(1e5, 6e6),
         max_bytes=2**26,
         dtypes=("float32", "int32"),
         link=0.6,

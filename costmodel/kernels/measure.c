@@ -24,6 +24,9 @@ enum { WAITING, OK, SLOW, WRONG, CRASH, TIMEOUT };
 #define GUARD_BYTE 0xA5
 #define POISON_BYTE 0xFF /* a NaN, or -1, where nothing was written yet */
 #define BASELINE_SLOTS 3 /* the baseline's error is common to all ratios */
+#define SAMPLE 3         /* numbers of a sample: CPU seconds, wall seconds, pace */
+#define PACE_STEPS 500   /* some 3 us */
+#define CALIBRATION 300  /* paces to begin with */
 
 /* An array is filled with low + (0, 1, ..., steps - 1) * step at random; `diagonal` is added to
    the diagonal of an n_diagonal x n_diagonal array. */
@@ -42,10 +45,11 @@ typedef struct {
     double estimate_s; /* one warm call */
 } Record;
 
-/* current: the function being run, -1 between them;  n_not_finite: among the baseline's results */
+/* current: the function being run, -1 between them;  n_not_finite: among the baseline's results
+   pace_s: the fastest seen */
 typedef struct {
     int64_t current, progress, n_not_finite;
-    double overhead_s;
+    double overhead_s, pace_s;
 } State;
 
 typedef struct {
@@ -57,6 +61,8 @@ typedef struct {
     double wanted_noise;       /* more passes for those above it */
     double budget_s;           /* of a session's passes; at least one is made */
     double timeout_s;          /* CPU seconds of one call, over all threads */
+    double quiet_ratio;        /* the core is alone up to this pace over the fastest */
+    double wait_s;             /* of a session, until the core is alone */
     int64_t min_passes, max_passes, capacity;
     int32_t is_arena, is_exact;
 } Config;
@@ -228,14 +234,64 @@ static double clock_overhead(void) {
     return least;
 }
 
-/* Half-split noise of a session's samples: |min of the even - min of the odd| over the least. */
-static double half_split(const double *samples, int64_t n, int offset) {
-    double least[2] = {INFINITY, INFINITY};
-    for (int64_t s = 0; s < n; s++) least[s % 2] = fmin(least[s % 2], samples[2 * s + offset]);
-    return fabs(least[0] - least[1]) / fmin(least[0], least[1]);
+/* --- whether anybody else is at work ------------------------------------------------------------
+
+   Cores of rented machines are halves of one: while a stranger's thread runs on the other half, code
+   takes 1.3 to 4 times as long by every clock, more or less according to what it does, so that
+   ratios are wrong too. Such spells last from microseconds to seconds. A fixed computation that
+   fills the units of a core shows them: its time just before and after a sample says whether the
+   sample was taken alone. */
+
+typedef float Lanes __attribute__((vector_size(32)));
+static volatile float sink;
+
+/* Wall seconds of the fixed computation. */
+static double pace(State *state) {
+    Lanes sums[10], factor;
+    for (int lane = 0; lane < 8; lane++) factor[lane] = 0.999f;
+    for (int i = 0; i < 10; i++) sums[i] = factor * (float)i;
+    double begin = now(CLOCK_MONOTONIC);
+    for (int step = 0; step < PACE_STEPS; step++)
+        for (int i = 0; i < 10; i++) sums[i] = sums[i] * factor + factor;
+    double seconds = now(CLOCK_MONOTONIC) - begin;
+    for (int i = 0; i < 10; i++) sink += sums[i][0];
+    state->pace_s = fmin(state->pace_s, seconds);
+    return seconds;
 }
 
-/* samples: [function][capacity][cpu, wall], those of earlier sessions first.
+/* Returns the pace when the core was alone or the time for waiting was over. */
+static double wait_until_quiet(const Runner *runner, double *left_s) {
+    for (;;) {
+        double seconds = pace(runner->state);
+        if (seconds <= runner->config->quiet_ratio * runner->state->pace_s || *left_s <= 0)
+            return seconds;
+        *left_s -= seconds;
+    }
+}
+
+/* Taken alone, and not interrupted either: then both clocks agree. */
+static int is_quiet(const Runner *runner, const Record *record, const double *sample) {
+    double apart = record->is_wall ? 0 : fabs(sample[0] - sample[1]) / sample[1];
+    return sample[2] <= runner->config->quiet_ratio * runner->state->pace_s &&
+           apart <= runner->config->quiet_ratio - 1;
+}
+
+/* Half-split noise of a session's quiet samples: |min of the even - min of the odd| over the least;
+   n_quiet: their number. */
+static double half_split(const Runner *runner, const Record *record, const double *samples,
+                         int64_t n, int64_t *n_quiet) {
+    double least[2] = {INFINITY, INFINITY};
+    *n_quiet = 0;
+    for (int64_t s = 0; s < n; s++) {
+        const double *sample = samples + SAMPLE * s;
+        if (!is_quiet(runner, record, sample)) continue;
+        int64_t half = (*n_quiet)++ % 2;
+        least[half] = fmin(least[half], by_own_clock(record, sample[0], sample[1]));
+    }
+    return *n_quiet < 2 ? INFINITY : fabs(least[0] - least[1]) / fmin(least[0], least[1]);
+}
+
+/* samples: [function][capacity][cpu, wall, pace], those of earlier sessions first.
    Returns 0, or an errno for memory that could not be had. */
 __attribute__((visibility("default"))) int measure(const Function *functions, int64_t n_functions,
                                                    const Array *arrays, int64_t n_arrays,
@@ -250,6 +306,9 @@ __attribute__((visibility("default"))) int measure(const Function *functions, in
     Runner runner = {functions, at, state, config};
     state->current = -1;
     state->overhead_s = clock_overhead();
+    if (!(state->pace_s > 0)) state->pace_s = INFINITY;
+    for (int i = 0; i < CALIBRATION; i++) (void)pace(state);
+    double wait_s = config->wait_s;
     double cpu, wall;
 
     /* The baseline's results, and what its inputs were. */
@@ -309,8 +368,8 @@ __attribute__((visibility("default"))) int measure(const Function *functions, in
         if (f > 0 && record->estimate_s > slow) {
             record->status = SLOW;
             record->n_samples = 1;
-            samples[2 * f * config->capacity] = cpu;
-            samples[2 * f * config->capacity + 1] = wall;
+            double *sample = samples + SAMPLE * f * config->capacity;
+            sample[0] = cpu, sample[1] = wall, sample[2] = pace(state);
         }
         record->repeats = (int64_t)ceil(config->min_sample_s / fmax(record->estimate_s, 1e-9));
         if (record->repeats < 1) record->repeats = 1;
@@ -325,11 +384,12 @@ __attribute__((visibility("default"))) int measure(const Function *functions, in
         int8_t wants[n_functions];
         for (int64_t f = 0; f < n_functions; f++) {
             Record *record = records + f;
-            const double *own = samples + 2 * (f * config->capacity + before[f]);
-            int64_t n = record->n_samples - before[f];
+            const double *own = samples + SAMPLE * (f * config->capacity + before[f]);
+            int64_t n_quiet;
+            double noise =
+                half_split(&runner, record, own, record->n_samples - before[f], &n_quiet);
             wants[f] = record->status == OK &&
-                       (pass < config->min_passes ||
-                        half_split(own, n, record->is_wall) > config->wanted_noise);
+                       (n_quiet < config->min_passes || noise > config->wanted_noise);
             n_wanting += wants[f];
         }
         if (!n_wanting || (pass > 0 && now(CLOCK_MONOTONIC) - begin > config->budget_s)) break;
@@ -347,11 +407,11 @@ __attribute__((visibility("default"))) int measure(const Function *functions, in
             if ((f > 0 && !wants[f]) || record->n_samples >= config->capacity) continue;
             for (int a = 0; a < n_arrays; a++)
                 if (first[a]) memcpy(at[a], first[a], bytes_of(arrays + a));
+            double before_s = wait_until_quiet(&runner, &wait_s);
             timed(&runner, f, 1, &cpu, &wall);
             timed(&runner, f, record->repeats, &cpu, &wall);
-            double *sample = samples + 2 * (f * config->capacity + record->n_samples);
-            sample[0] = cpu;
-            sample[1] = wall;
+            double *sample = samples + SAMPLE * (f * config->capacity + record->n_samples);
+            sample[0] = cpu, sample[1] = wall, sample[2] = fmax(before_s, pace(state));
             record->n_samples++;
         }
     }
