@@ -45,14 +45,9 @@ ProfileName = Literal["paper", "small", "tiny"]
 #: The plain program is a row of programs with at least so many others: at most a tenth of all rows.
 ROWS_FOR_IDENTITY = 10
 MIN_SCHEDULES = 2
-#: For labels: three passes settle most; noisy ones get more, within the budget of a session.
+#: For labels: five samples taken alone settle most; noisy ones get more, within the budget.
 LABEL_OPTIONS = Options(
-    passes=(6, 30),
-    sessions=2,
-    min_sample_s=50e-6,
-    timeout_s=5.0,
-    budget_s=0.6,
-    wait_s=0.2,
+    passes=(5, 30), sessions=1, min_sample_s=50e-6, timeout_s=5.0, budget_s=0.4, wait_s=0.15
 )
 
 
