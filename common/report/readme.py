@@ -22,6 +22,7 @@ RUN_FIELDS = ("experiment", "profile", "machine_id", "started")
 def write_reported(store: Store, package: str, path: Path) -> int:
     """Write the records that decide the package's claims in this store; return how many.
 
+    Rows of experiments this store has no run of stay: a long experiment may be reported by itself.
     Raises ValueError when the store has none, rather than empty the file.
     """
     (found,) = [part for part in build(store).packages if part.name == package]
@@ -40,8 +41,15 @@ def write_reported(store: Store, package: str, path: Path) -> int:
             f"{store.root} has no record of a claim of {package}; "
             f"run python -m scripts.reproduce paper={package} first"
         )
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    measured = {run.info.experiment for run in runs.values()}
+    kept = [line for line in _lines(path) if json.loads(line)["experiment"] not in measured]
+    every = sorted([*kept, *lines], key=lambda line: str(json.loads(line)["experiment"]))
+    path.write_text("".join(f"{line}\n" for line in every), encoding="utf-8")
     return len(lines)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def read_reported(path: Path) -> list[Run]:

@@ -70,6 +70,20 @@ def test_reported_rows_are_json_lines_with_their_run(frozen: Any, tmp_path: Path
     assert first["axes"] == {"rank": 8, "system": "ours"}
 
 
+def test_rows_of_experiments_that_were_not_run_again_are_kept(frozen: Any, tmp_path: Path) -> None:
+    one_run(frozen)
+    path = tmp_path / "reported.jsonl"
+    others = [
+        '{"experiment": "ttrec_kernels", "profile": "full"}',
+        '{"experiment": "ttrec_cache", "profile": "full"}',
+    ]
+    path.write_text("".join(f"{line}\n" for line in others))
+    assert readme.write_reported(frozen.store, "ttrec", path) == 2
+    kept, *measured = path.read_text().splitlines()
+    assert kept == others[1]
+    assert [json.loads(line)["profile"] for line in measured] == ["quick", "quick"]
+
+
 def test_a_store_without_the_paper_s_records_leaves_the_file_alone(
     frozen: Any, tmp_path: Path
 ) -> None:
