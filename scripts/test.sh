@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # All tests: bash scripts/test.sh        or one pytest call: bash scripts/test.sh [pytest arguments]
 #   bash scripts/test.sh -k ranks tests/ttrec
-# Without arguments the fast tests run two at a time, then the slow ones, then those that measure
-# time, alone and last so that nothing disturbs their clocks. Exit code 1 if any of the three fails.
+# Without arguments the fast tests run two at a time, then the slow ones likewise, then those that
+# measure time, alone and last so that nothing disturbs their clocks. Exit code 1 if any of the three
+# fails.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -40,7 +41,8 @@ phase() { # NAME MARKERS [PYTEST ARGUMENT...]
 # Two workers on two cores: more than one thread in each would only make them wait for each other.
 # Soak tests (python -m pytest -m soak) take minutes each and are run on request.
 OMP_NUM_THREADS=1 phase fast "not slow and not bench and not soak" -n 2 --dist loadfile
-phase slow "slow and not bench and not soak"
+# The slow ones of a file are shared out as well: a few files hold most of them.
+OMP_NUM_THREADS=1 phase slow "slow and not bench and not soak" -n 2 --dist worksteal
 OMP_NUM_THREADS=1 phase bench "bench"
 
 printf '== %s\n' "${summary[@]}"

@@ -44,7 +44,8 @@ def test_sixty_four_pairs_are_learned_by_heart() -> None:
     before = CostModel(SMALL)
     before.fit_scaling(samples.trees)
     assert evaluate(before, samples).mape > 30
-    config = TrainConfig(epochs=200, batch=8, max_rate=2e-3, weight_decay=0.0, warm_up=0.5)
+    # All pairs in each batch: a fifth of the time that batches of 8 take for as many epochs.
+    config = TrainConfig(epochs=200, batch=64, max_rate=4e-3, weight_decay=0.0, warm_up=0.5)
     epochs = train(model, samples, config)
     assert len(epochs) == 200
     assert evaluate(model, samples).mape < 3

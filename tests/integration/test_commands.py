@@ -75,12 +75,12 @@ PYTEST = "-m pytest -p no:randomly"
 PHASES = [
     "setup dev",
     f"checkout|omp=1|{PYTEST} -m not slow and not bench and not soak -n 2 --dist loadfile",
-    f"checkout|omp=|{PYTEST} -m slow and not bench and not soak",
+    f"checkout|omp=1|{PYTEST} -m slow and not bench and not soak -n 2 --dist worksteal",
     f"checkout|omp=1|{PYTEST} -m bench",
 ]
 
 
-def test_tests_run_fast_ones_in_parallel_and_timed_ones_alone_and_last(checkout: Checkout) -> None:
+def test_tests_run_in_parallel_and_timed_ones_alone_and_last(checkout: Checkout) -> None:
     code, out = checkout.run("scripts/test.sh")
     assert code == 0
     assert checkout.calls() == PHASES

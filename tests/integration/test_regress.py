@@ -411,6 +411,7 @@ def run_real(root: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kernel_made_a_fifth_slower_turns_red(real_repo: Path) -> None:
@@ -420,6 +421,7 @@ def test_kernel_made_a_fifth_slower_turns_red(real_repo: Path) -> None:
     assert "ttrec_relax" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.bench
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kernel_left_alone_stays_green(real_repo: Path) -> None:

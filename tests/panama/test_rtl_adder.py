@@ -52,8 +52,9 @@ def test_wide_tree(ports: int) -> None:
 
 
 @pytest.mark.slow
-def test_4000_random_beats_of_sixteen_words() -> None:
-    bits = soak.random_bits(4000, 4, 16, seed=9)
+@pytest.mark.parametrize("beats", [1000, pytest.param(4000, marks=pytest.mark.soak)])
+def test_random_beats_of_sixteen_words(beats: int) -> None:
+    bits = soak.random_bits(beats, 4, 16, seed=9)
     assert_exact(soak.soak_tree(bits, stages=10))
 
 
