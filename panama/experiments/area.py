@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,18 +37,24 @@ class Settings:
 
 def run(settings: Settings, ctx: Context) -> None:
     """Synthesise trees and fit a line; place and route one adder at each number of stages."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from panama.rtl.synth import PART, area, fmax, linear_fit
     from panama.rtl.tools import ToolMissing
 
     sizes = [(ports, lanes) for ports in settings.ports for lanes in settings.lanes]
+    # Yosys and nextpnr are programs of one thread each: as many run as there are cores.
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     try:
+        clocks = [pool.submit(fmax, n, seeds=settings.seeds) for n in settings.clock_stages]
+        trees = [pool.submit(area, *size, settings.stages) for size in reversed(sizes)][::-1]
         areas = []
-        for ports, lanes in ctx.progress(sizes, "tree"):
-            found = area(ports, lanes, settings.stages)
+        for tree in ctx.progress(trees, "tree"):
+            found = tree.result()
             areas.append(found)
             axes: dict[str, Any] = {
-                "ports": ports,
-                "lanes": lanes,
+                "ports": found.ports,
+                "lanes": found.lanes,
                 "adders": found.adders,
                 "part": PART,
             }
@@ -57,17 +64,19 @@ def run(settings: Settings, ctx: Context) -> None:
         ctx.record("panama.ours.area_linear", "r2", r2, "", part=PART, system="ours")
         ctx.record(None, "luts_per_adder", slope, "LUT", part=PART, system="ours")
         best = 0.0
-        for stages in ctx.progress(settings.clock_stages, "stages"):
-            clock = fmax(stages, seeds=settings.seeds)
+        for placed in ctx.progress(clocks, "stages"):
+            clock = placed.result()
             best = max(best, clock.mhz)
             ctx.record(
                 None, "mhz", clock.mhz, "MHz", low=min(clock.by_seed), high=clock.mhz,
-                stages=stages, part=PART, system="ours",
+                stages=clock.stages, part=PART, system="ours",
             )  # fmt: skip
         ctx.record("panama.ours.adder_mhz", "best_mhz", best, "MHz", part=PART, system="ours")
         ctx.record(None, "gbps", best * BUS_BITS / 1000, "Gb/s", part=PART, system="ours")
     except ToolMissing as error:
         ctx.log.warning("skipped: %s", error)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
