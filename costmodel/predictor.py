@@ -1,27 +1,26 @@
-"""What all models share: sizes, prediction of schedules, and checkpoints."""
+"""What all models share: sizes, and prediction of schedules."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar, overload
 
-import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.files import replacing
 from costmodel import scaling
-from costmodel.errors import CheckpointMismatch
-from costmodel.features import FEATURE_VERSION, Tree, featurize
+from costmodel.features import Representation, Tree, featurize
+from costmodel.ir import Program
 from costmodel.scaling import Scaling
-from costmodel.schedule import ScheduledProgram
+from costmodel.schedule import Schedule, ScheduledProgram, apply
 from costmodel.tree_batch import TreeBatch, collate
 
 if TYPE_CHECKING:
+    from costmodel.checkpoints import Storage
+    from costmodel.ensemble import Ensemble
     from costmodel.model import ModelConfig
 
 #: Speedups outside are not predicted: labels are cut here too.
@@ -59,61 +58,81 @@ class Predictor(nn.Module):
 
     def predict_trees(self, trees: Sequence[Tree], batch: int = 1024) -> NDArray[np.float32]:
         """(n,) float32 speedups."""
-        was_training = self.training
-        self.eval()
-        with torch.inference_mode():
-            parts = [
-                self(collate(trees[at : at + batch])).numpy() for at in range(0, len(trees), batch)
-            ]
-        self.train(was_training)
-        return np.concatenate([np.empty(0, np.float32), *parts])
+        found: NDArray[np.float32] = predict_trees([self], trees, batch)[0]
+        return found
 
-    def predict(self, scheduled: Sequence[ScheduledProgram]) -> NDArray[np.float32]:
-        """(n,) float32 speedups over the program as it is written."""
-        return self.predict_trees([featurize(s, self.config.representation) for s in scheduled])
+    @overload
+    def predict(self, program: Sequence[ScheduledProgram]) -> NDArray[np.float32]: ...
+
+    @overload
+    def predict(
+        self, program: Program, schedules: Sequence[Schedule | str]
+    ) -> NDArray[np.float32]: ...
+
+    def predict(
+        self,
+        program: Program | Sequence[ScheduledProgram],
+        schedules: Sequence[Schedule | str] | None = None,
+    ) -> NDArray[np.float32]:
+        """(n,) float32 speedups, over the program as it is written, of its schedules.
+
+        Takes a program and schedules, or programs with their schedules applied. Raises as `apply`
+        and `featurize`.
+        """
+        return self.predict_trees(trees_of(program, schedules, self.config.representation))
 
     def __call__(self, batch: TreeBatch) -> Tensor:
         value: Tensor = super().__call__(batch)
         return value
 
-    def save(self, path: Path | str) -> None:
-        """Write a checkpoint that needs no code to load; the old one stays if anything fails."""
-        content = {
-            "kind": self.kind,
-            "feature_version": FEATURE_VERSION,
-            "config": attrs.asdict(self.config),
-            "state": self.state_dict(),
-        }
-        with replacing(Path(path)) as beside:
-            torch.save(content, beside)
+    def save(self, path: Path | str, storage: Storage = "float32") -> None:
+        """Write a checkpoint that needs no code to load (costmodel.checkpoints)."""
+        from costmodel import checkpoints
+
+        checkpoints.save([self], path, storage)
 
     @classmethod
-    def load(cls: type[P], path: Path | str) -> P:
-        """The model of a checkpoint, ready to predict.
+    def load(cls: type[P], path: Path | str = "default") -> P | Ensemble:
+        """The model of a checkpoint, an Ensemble if it holds several; ready to predict.
 
-        Raises CheckpointMismatch for one of another feature version or another kind of model, or
-        for a file that is no checkpoint.
+        path: of a file, or "default" for the one that comes with the package. Raises as
+              costmodel.checkpoints.load.
         """
-        from costmodel.model import ModelConfig
+        from costmodel import checkpoints
+        from costmodel.ensemble import Ensemble
 
-        path = Path(path)
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            found, kind = content["feature_version"], content["kind"]
-        except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError, EOFError) as problem:
-            raise CheckpointMismatch(
-                f"{path.name} is not a checkpoint of a cost model: {problem}; train one anew"
-            ) from None
-        if found != FEATURE_VERSION:
-            raise CheckpointMismatch(
-                f"{path.name} was trained on features of version {found}, and these are version "
-                f"{FEATURE_VERSION}; train it anew"
-            )
-        if kind != cls.kind:
-            raise CheckpointMismatch(
-                f"{path.name} holds a model of kind '{kind}', and '{cls.kind}' was asked for"
-            )
-        fields: dict[str, Any] = content["config"]
-        model = cls(ModelConfig(**fields))
-        model.load_state_dict(content["state"])
-        return model.eval()
+        members = checkpoints.load(path, cls)
+        return members[0] if len(members) == 1 else Ensemble(members)
+
+
+def predict_trees(
+    models: Sequence[Predictor], trees: Sequence[Tree], batch: int = 1024
+) -> NDArray[np.float32]:
+    """(len(models), n) float32 speedups; the models read the same batches."""
+    training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    found = np.empty((len(models), len(trees)), np.float32)
+    with torch.inference_mode():
+        for at in range(0, len(trees), batch):
+            together = collate(trees[at : at + batch])
+            for row, model in zip(found, models, strict=True):
+                row[at : at + batch] = model(together).numpy()
+    for model, was_training in zip(models, training, strict=True):
+        model.train(was_training)
+    return found
+
+
+def trees_of(
+    program: Program | Sequence[ScheduledProgram],
+    schedules: Sequence[Schedule | str] | None,
+    representation: Representation,
+) -> list[Tree]:
+    """Trees of a program's schedules, or of programs with theirs applied."""
+    if isinstance(program, Program):
+        if schedules is None:
+            raise TypeError("a program needs the schedules to predict beside it")
+        program = [apply(program, schedule) for schedule in schedules]
+    elif schedules is not None:
+        raise TypeError("schedules stand beside a program, and programs with schedules were given")
+    return [featurize(scheduled, representation) for scheduled in program]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,10 +11,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from costmodel import predictor
 from costmodel.baselines import Constant, FeedForward, FlatLSTM, GradientBoosting
 from costmodel.ensemble import Ensemble
-from costmodel.errors import CheckpointMismatch
 from costmodel.features import Representation
 from costmodel.model import CostModel, ModelConfig
 from costmodel.predictor import Predictor
@@ -91,47 +88,6 @@ def test_neither_order_nor_size_of_the_batch_matters(kind: type[Predictor]) -> N
     np.testing.assert_allclose(model.predict_trees(trees, batch=7), expected, rtol=1e-5)
     assert len(np.unique(expected)) == len(trees)
     assert (expected > 0).all()
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_checkpoint_comes_back(kind: type[Predictor], tmp_path: Path) -> None:
-    model, trees = small(kind), random_trees(10)
-    model.fit_scaling(trees)
-    model.save(tmp_path / "model.pt")
-    back = kind.load(tmp_path / "model.pt")
-    assert back.config == model.config
-    np.testing.assert_array_equal(back.predict_trees(trees), model.predict_trees(trees))
-    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
-
-
-def test_a_checkpoint_of_other_features_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "model.pt"
-    small().save(path)
-    with pytest.raises(CheckpointMismatch, match="kind 'recursive', and 'flat_lstm'"):
-        FlatLSTM.load(path)
-    monkeypatch.setattr(predictor, "FEATURE_VERSION", 99)
-    with pytest.raises(CheckpointMismatch, match="features of version 1, and these are version 99"):
-        CostModel.load(path)
-
-
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    whole = tmp_path / "model.pt"
-    small().save(whole)
-    cut = tmp_path / "cut.pt"
-    cut.write_bytes(whole.read_bytes()[:-100])
-    other = tmp_path / "other.pt"
-    torch.save({"weights": torch.zeros(3)}, other)
-    text = tmp_path / "text.pt"
-    text.write_text("no checkpoint")
-    empty = tmp_path / "empty.pt"
-    empty.touch()
-    for path in (cut, other, text, empty):
-        with pytest.raises(CheckpointMismatch, match=f"{path.name} is not a checkpoint"):
-            CostModel.load(path)
-    with pytest.raises(FileNotFoundError):
-        CostModel.load(tmp_path / "absent.pt")
 
 
 def test_an_ensemble_gives_the_geometric_mean_and_the_spread() -> None:
