@@ -10,10 +10,17 @@ Sizes are logarithms to base 2, log2(1 + x) with x's sign. In order:
               program's loops in its count, the constant, tile size, unroll factor, parallel,
               vector, register block, shared with the statement that runs before, place in it of
               what leads here, iterations
+    INNER     the 4 innermost loops of the nest, innermost first: iterations, unroll factor, are
+              they within tiles, do they move the result
     ACCESSES  21, the write first: array, is the reduction's read, element bytes, array bytes, rows
               kept of a contracted array and in which dimension, level of a packed copy, row-major
-              offset, row-major stride of each of the program's loops, and of the innermost loop of
-              the nest: stride, is 0, is 1
+              offset, row-major stride of each of the program's loops; of the innermost loop of
+              the nest: stride, is 0, is 1; of the next 2 outside it: stride; elements touched
+              within the 1, 2 and 3 innermost loops; of the innermost loop of the program: stride,
+              is 0, is 1; of the next outside it: stride
+
+What decides a time is mostly said by the innermost loops, before and after: they stand at places of
+their own, so that a model need not find them first.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,8 +50,12 @@ LOOPS = N_GENERAL
 PER_LOOP = 5
 NEST = LOOPS + PER_LOOP * MAX_DEPTH
 PER_LEVEL = 10 + MAX_DEPTH
-ACCESSES = NEST + PER_LEVEL * MAX_NEST
-PER_ACCESS = 11 + MAX_DEPTH
+N_INNER = 4
+PER_INNER = 4
+INNER = NEST + PER_LEVEL * MAX_NEST
+ACCESSES = INNER + PER_INNER * N_INNER
+N_TOUCHED = 3
+PER_ACCESS = 20 + MAX_DEPTH
 SIZE = ACCESSES + PER_ACCESS * MAX_ACCESSES
 
 
@@ -94,7 +106,10 @@ def _vector(
             any(loop.name in index.names for index in statement.write.index),
             bool(loop.lower.terms or loop.upper.terms),
         )
-    _put_nest(values, placed, common)
+    counts_of = _put_nest(values, placed, common)
+    levels = _levels(placed, counts_of)
+    result, _ = _strides(statement.write, program.array(statement.write.array), statement.iterators)
+    _put_inner(values, levels, result)
     buffers = numbered(program)
     packs = dict(placed.packs)
     contracted = {array: (dim, rows) for array, dim, rows in contractions}
@@ -103,6 +118,7 @@ def _vector(
         dim, rows = contracted.get(array.name, (-1, 0))
         strides, offset = _strides(access, array, statement.iterators)
         inner = _innermost_stride(placed, strides)
+        written = [*reversed(strides), 0, 0]
         values[ACCESSES + PER_ACCESS * number :][:PER_ACCESS] = (
             buffers[access.array],
             number > 0 and is_reduction and access == statement.write,
@@ -116,13 +132,22 @@ def _vector(
             _log(inner),
             inner == 0,
             abs(inner) == 1,
+            *(_log(level.stride(strides)) for level in levels[1:3]),
+            *[0] * (2 - len(levels[1:3])),
+            *(_log(touched) for touched in _touched(levels, strides)),
+            _log(written[0]),
+            written[0] == 0,
+            abs(written[0]) == 1,
+            _log(written[1]),
         )
     found = values.astype(np.float32)
     found.flags.writeable = False
     return found
 
 
-def _put_nest(values: NDArray[np.float64], placed: Placed, common: int) -> None:
+def _put_nest(values: NDArray[np.float64], placed: Placed, common: int) -> list[float]:
+    """Returns the iterations of each loop of the nest, outermost first."""
+    counts: list[float] = []
     iterators = placed.statement.iterators
     bounds = extents(placed.statement)
     # What is left of each of the program's loops inside the tile loops met so far.
@@ -134,6 +159,7 @@ def _put_nest(values: NDArray[np.float64], placed: Placed, common: int) -> None:
             count, left[owner] = left[owner] / dim.divisor, min(left[owner], dim.divisor)
         else:
             count = left[owner]
+        counts.append(count)
         coefficients = [dim.expression.factor(iterator) for iterator in iterators]
         values[NEST + PER_LEVEL * level :][:PER_LEVEL] = (
             1,
@@ -149,6 +175,57 @@ def _put_nest(values: NDArray[np.float64], placed: Placed, common: int) -> None:
             placed.order[level + 1],
             _log(count),
         )
+    return counts
+
+
+@attrs.frozen
+class _Level:
+    """A loop of the nest. owner: number of the program's loop it runs over;  step: of it"""
+
+    owner: int
+    step: int
+    count: float
+    unroll: int
+    is_in_tile: bool
+
+    def stride(self, strides: Sequence[int]) -> int:
+        """Elements it moves by, from those of the program's loops."""
+        return self.step * strides[self.owner]
+
+
+def _levels(placed: Placed, counts: Sequence[float]) -> list[_Level]:
+    """The loops of the nest that have iterations of their own, innermost first."""
+    owners = owners_of(placed)
+    tiled: set[int] = set()
+    found = []
+    for level, dim in enumerate(placed.dims):
+        owner = owners[level]
+        found.append(_Level(owner, max(1, dim.divisor), counts[level], dim.unroll, owner in tiled))
+        if dim.divisor > 1:
+            tiled.add(owner)
+    return found[::-1]
+
+
+def _put_inner(
+    values: NDArray[np.float64], levels: Sequence[_Level], result: Sequence[int]
+) -> None:
+    for number, level in enumerate(levels[:N_INNER]):
+        values[INNER + PER_INNER * number :][:PER_INNER] = (
+            _log(level.count),
+            _log(level.unroll),
+            level.is_in_tile,
+            level.stride(result) != 0,
+        )
+
+
+def _touched(levels: Sequence[_Level], strides: Sequence[int]) -> list[float]:
+    """Elements touched within the 1, 2, 3 innermost loops."""
+    found, elements = [], 1.0
+    for number in range(N_TOUCHED):
+        if number < len(levels) and levels[number].stride(strides):
+            elements *= max(1.0, levels[number].count)
+        found.append(elements)
+    return found
 
 
 def _strides(access: Access, array: Array, iterators: Sequence[str]) -> tuple[list[int], int]:

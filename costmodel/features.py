@@ -30,7 +30,7 @@ from costmodel.schedule import ScheduledProgram
 Representation = Literal["paper", "compact"]
 
 #: Goes up with any change of what a position means; checkpoints and feature caches carry it.
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 
 LOOP_SIZE = loop_vector.SIZE
 COMP_SIZES: dict[str, int] = {"paper": paper_vector.SIZE, "compact": compact_vector.SIZE}
