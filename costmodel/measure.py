@@ -526,16 +526,20 @@ def summarize(
 
     is_quiet: those taken alone; the others are left out if there are any of these
     """
-    times, used = samples[:, 0 if clock == "cpu" else 1], session
+    every = samples[:, 0 if clock == "cpu" else 1]
+    times, used = every, session
     if is_quiet is not None and is_quiet.any():
         times, used = times[is_quiet], session[is_quiet]
     least = float(times.min())
+    # One session may have had no quiet moment: its halves then, and at last those of all samples.
+    ways = ((times, used), (times, np.zeros_like(used)), (every, session))
+    noise = next((n for n in (half_split(*way) for way in ways) if math.isfinite(n)), math.nan)
     return Measurement(
         status=status,
         seconds=least,
         median_s=float(np.median(times)),
         q25_s=float(np.quantile(times, 0.25)),
-        noise=half_split(times, used),
+        noise=noise,
         passes=len(samples),
         clock=clock,
         error=error,

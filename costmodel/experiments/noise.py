@@ -1,9 +1,9 @@
 """How well two independent measurements of the same schedules agree.
 
 A label is a ratio of two times, and its error limits what a model can learn. The same samples are
-read by both clocks and several estimators; memory is the arena that measuring uses, or an
-allocation for each array as programs usually have. Every measurement is a batch of child processes
-of its own.
+read by both clocks and several estimators, among them the least of those that were taken alone on
+the core (costmodel.measure.QUIET). Memory is the arena that measuring uses, or an allocation for
+each array as programs usually have. Every measurement is a batch of child processes of its own.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
     from common.claims import Claim
     from common.report.charts import Chart
-    from costmodel.measure import Clock, Measured, Memory
+    from costmodel.measure import Clock, Measured, Measurement, Memory
 
 MEMORIES = ("arena", "apart")
 CLOCKS = ("cpu", "wall")
-ESTIMATORS = ("min", "q25", "median", "paired")
+ESTIMATORS = ("min", "q25", "median", "paired", "quiet")
 #: What costmodel.measure does.
-OURS = "cpu min"
+OURS = "cpu quiet"
+#: The same samples by either clock, for the choice of the clock.
+BY_CLOCK = ("wall min", "cpu min")
 #: Cores that other processes may take, of each core, for the machine to count as quiet.
 QUIET = 0.5
 #: Two measurements may differ by so many times the noise recorded with them.
@@ -130,16 +132,21 @@ def _speedups(found: Measured, clock: str, estimator: str) -> NDArray[Any]:
     from costmodel.measure import paired_speedup
 
     column = CLOCKS.index(clock)
-    base = found.baseline.samples[:, column]
+
+    def times(of: Measurement) -> NDArray[Any]:
+        alone = of.is_quiet if estimator == "quiet" and of.is_quiet.any() else slice(None)
+        return of.samples[alone, column]
+
+    base = times(found.baseline)
     values = []
     for variant in found.variants:
-        own = variant.samples[:, column]
-        if len(own) < 2:
+        own = times(variant)
+        if len(variant.samples) < 2:
             values.append(np.nan)
         elif estimator == "paired":
             values.append(paired_speedup(found.baseline, variant, cast("Clock", clock)))
         else:
-            share = {"min": 0.0, "q25": 0.25, "median": 0.5}[estimator]
+            share = {"min": 0.0, "quiet": 0.0, "q25": 0.25, "median": 0.5}[estimator]
             values.append(np.quantile(base, share) / np.quantile(own, share))
     return np.array(values)
 
@@ -175,14 +182,14 @@ def _record(
 
     mape = float(everything.mean())
     judged: list[str | None] = ["costmodel.ours.noise_mape"] if is_ours else []
-    if memory == "arena" and system in ("wall min", OURS):
+    if memory == "arena" and system in BY_CLOCK:
         judged.append("costmodel.ours.noise_clock")
     for claim in judged or [None]:
         record(claim, "mape", mape, max(0.0, mape - half), mape + half)
     median, low, high = paired.interval(everything)
     record("costmodel.ours.noise_median" if is_ours else None, "median_ape", median, low, high)
     record(None, "p95_ape", float(np.quantile(everything, 0.95)), None, None)
-    if system.endswith(" min"):
+    if system.endswith((" min", " quiet")):
         for value in np.sort(everything):
             record(None, "error", float(value), None, None)
 
@@ -248,13 +255,14 @@ def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:
             "axis.system",
             "Error between two measurements by clock and estimator",
             "Median over schedules of |second / first - 1| of the measured speedup. min is the "
-            "least over the passes; paired the median of ratios within a pass.",
+            "least over the passes, quiet of those taken alone on the core; paired the median of "
+            "ratios within a pass.",
             color="axis.memory",
             y_title="median error (%)",
         ),
         density(
             errors,
-            "Spread of the errors of the least value",
+            "Spread of the errors of the least values",
             "Share of schedules whose two measured speedups differ by at most so much.",
             color="kind",
             x_title="error (%)",

@@ -11,7 +11,7 @@ import pytest
 
 from costmodel import measure as m
 from costmodel.errors import CompileError, MeasureError
-from costmodel.measure import Options, half_split, measure
+from costmodel.measure import Options, half_split, measure, quiet, summarize
 from costmodel.translation_unit import Failed, compile_batch, unit_text
 from tests.costmodel.nests import matmul, matmul_text, with_body
 
@@ -174,3 +174,35 @@ def test_two_measurements_agree_within_three_times_the_recorded_noise():
     agree = apart <= 3 * (first.noise + second.noise) / 2
     # Nine in ten do (costmodel.ours.noise_covered): three of five fail once in a hundred runs.
     assert agree.sum() >= 3, (apart, first.noise, second.noise)
+
+
+def test_samples_beside_a_stranger_or_with_an_interruption_are_not_quiet():
+    #                   alone  slow pace  interrupted  clock jumped
+    samples = np.array([[1.0, 1.01, 5.0], [1.0, 1.0, 5.3], [1.0, 1.2, 5.0], [0.7, 1.0, 5.1]])
+    assert quiet(samples, "cpu", pace_s=5.0).tolist() == [True, False, False, False]
+    # Threads of its own take more CPU time than passes on the wall: only the pace tells.
+    assert quiet(samples, "wall", pace_s=5.0).tolist() == [True, False, True, True]
+
+
+def test_times_are_of_quiet_samples_where_there_are_any():
+    samples = np.array([[3.0, 3.0], [2.0, 2.0], [2.1, 2.1], [1.0, 1.0]])
+    session = np.zeros(4, dtype=int)
+    some = np.array([False, True, True, False])
+    found = summarize(samples, session, clock="cpu", is_quiet=some)
+    assert (found.seconds, found.median_s, found.passes) == (2.0, 2.05, 4)
+    assert found.noise == pytest.approx(0.05)
+    for none in (None, np.zeros(4, dtype=bool)):
+        assert summarize(samples, session, clock="cpu", is_quiet=none).seconds == 1.0
+
+
+def test_noise_is_known_though_one_session_had_no_quiet_moment():
+    samples = np.array([[2.0, 2.0], [2.1, 2.1], [3.0, 3.0], [3.3, 3.3]])
+    first = np.array([True, True, False, False])
+    session = np.array([0, 0, 1, 1])
+    assert summarize(samples, session, clock="cpu", is_quiet=first).noise == pytest.approx(0.05)
+
+
+def test_measured_samples_say_whether_they_were_taken_alone():
+    found = measure(PROGRAM, BASELINE, [RIGHT], options=Options(passes=(4, 4), sessions=1))
+    for one in (found.baseline, *found.variants):
+        assert one.is_quiet.shape == (len(one.samples),)
