@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs.validators import ge, gt
+from attrs.validators import deep_iterable, ge, gt, in_
 
 from common.experiment import Context
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from common.claims import Claim
     from common.report.charts import Chart
 
+BUILDERS = ("ours", "load_inline", "ours_sanitized")
 _ROOT = Path(__file__).parents[2]
 _SCALE = """
 #include <stdint.h>
@@ -44,13 +45,14 @@ class Settings:
     """How often and how exactly.
 
     first_builds, hits: processes that build from nothing, and that find the library built
-    sanitizer: also build with the address and undefined-behaviour sanitizers
+    builders: what builds, ours or another; ours_sanitized has the address and undefined-behaviour
+              sanitizers, load_inline is torch's and takes most of a minute to build its first
     halfwidth: wanted half-width of each ratio;  max_seconds: longest time for one comparison
     """
 
     first_builds: int = attrs.field(validator=ge(1))
     hits: int = attrs.field(validator=ge(1))
-    sanitizer: bool
+    builders: list[str] = attrs.field(validator=deep_iterable(in_(BUILDERS)))
     halfwidth: float = attrs.field(validator=gt(0))
     max_seconds: float = attrs.field(validator=gt(0))
 
@@ -60,7 +62,7 @@ def run(settings: Settings, ctx: Context) -> None:
     _compare_calls(settings, ctx)
     for grad in (False, True):
         _compare_operators(settings, ctx, grad)
-    for system in ctx.progress(_build_scripts(settings.sanitizer), "builder"):
+    for system in ctx.progress(settings.builders, "builder"):
         _time_builds(settings, ctx, system)
 
 
@@ -219,10 +221,6 @@ scale(x, x, x.clone(), {_N})
 end = time.perf_counter()
 print(json.dumps({{"alone": end - imported, "with import": end - start}}))
 """
-
-
-def _build_scripts(sanitizer: bool) -> list[str]:
-    return ["ours", "load_inline", *(["ours_sanitized"] if sanitizer else [])]
 
 
 def _time_builds(settings: Settings, ctx: Context, system: str) -> None:

@@ -129,7 +129,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, 
 
     monkeypatch.setattr(experiment, "_in_new_process", in_new_process)
     settings = experiment.Settings(
-        first_builds=1, hits=7, sanitizer=False, halfwidth=0.5, max_seconds=0.1
+        first_builds=1, hits=7, builders=["ours", "load_inline"], halfwidth=0.5, max_seconds=0.1
     )
     notebook = Notebook(tmp_path)
     experiment.run(settings, notebook)
