@@ -1,6 +1,11 @@
 from . import programs as programs
 from .c_frontend import from_c as from_c
+from .checkpoints import load_model as load_model
 from .codegen import c_function as c_function
+from .dataset import DatasetCard as DatasetCard
+from .dataset import generate as generate
+from .ensemble import Ensemble as Ensemble
+from .ensemble_training import train_ensemble as train_ensemble
 from .errors import CheckpointMismatch as CheckpointMismatch
 from .errors import CompileError as CompileError
 from .errors import CostModelError as CostModelError
@@ -12,12 +17,25 @@ from .errors import OutOfBounds as OutOfBounds
 from .errors import ScheduleError as ScheduleError
 from .errors import UnboundParameter as UnboundParameter
 from .errors import UnsupportedProgram as UnsupportedProgram
+from .execution import Execution as Execution
+from .features import featurize as featurize
 from .ir import Program as Program
+from .model import CostModel as CostModel
+from .model import ModelConfig as ModelConfig
+from .model_card import ModelCard as ModelCard
 from .optimizer import Optimized as Optimized
 from .optimizer import optimize as optimize
+from .prediction import Prediction as Prediction
 from .python_frontend import kernel as kernel
 from .schedule import Schedule as Schedule
 from .schedule import ScheduledProgram as ScheduledProgram
 from .schedule import apply as apply
+from .search import Found as Found
+from .search import beam_search as beam_search
+from .search import exhaustive_search as exhaustive_search
+from .search import free_search as free_search
+from .search import random_search as random_search
+from .train import TrainConfig as TrainConfig
+from .tree_search import mcts as mcts
 
 __version__: str

@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Literal
 
 import attrs
-import joblib
 import numpy as np
 
 from common import machine
 from common.files import write_whole
-from costmodel import measure, random_programs, random_schedules, shards
+from costmodel import measure, random_programs, random_schedules, shards, workers
 from costmodel.codegen import c_function
 from costmodel.errors import DatasetError, MeasureError
 from costmodel.ir import Program
@@ -40,6 +39,7 @@ from costmodel.schedule import Schedule, apply
 from costmodel.shards import SHARD_PROGRAMS, Row, read_shard, shard_path, write_shard
 from costmodel.steps import Parallel
 from costmodel.translation_unit import FLAGS, Compiled, Entry, compile_many
+from costmodel.workers import Backend
 
 ProfileName = Literal["paper", "small", "tiny"]
 #: The plain program is a row of programs with at least so many others: at most a tenth of all rows.
@@ -114,6 +114,7 @@ def generate(
     options: Options = LABEL_OPTIONS,
     shard_programs: int = SHARD_PROGRAMS,
     overlap: bool = False,
+    backend: Backend = "joblib",
     report: Callable[[str], None] = lambda line: None,
 ) -> DatasetCard:
     """Write shards of measured schedules to a folder, and the card of what is in it.
@@ -123,6 +124,8 @@ def generate(
             moved to *.bad and made again. Without it, the folder must have no shards
     overlap: compile the next shard while this one is measured. Faster, and no worse where the other
             cores have work of other people anyway
+    backend: what makes programs, schedules and their C: processes here, or a Ray cluster. Compiling
+            and measuring stay on this machine, whose times the labels are
     report: is told of each finished shard
 
     Content depends on the arguments alone; times do not, of course. Raises DatasetError for a
@@ -157,7 +160,9 @@ def generate(
     ]
     prepare = functools.partial(_prepare, seed, n_schedules=schedules_per_program, profile=profile)
     prepared = _ahead(
-        functools.partial(prepare, space=space, jobs=jobs), [n for _, n in todo], overlap
+        functools.partial(prepare, space=space, jobs=jobs, backend=backend),
+        [n for _, n in todo],
+        overlap,
     )
     for (shard, numbers), ready in zip(todo, prepared, strict=True):
         rows, dropped = _measure_all(ready, options)
@@ -230,10 +235,10 @@ def _prepare(
     profile: ProfileName,
     space: Space,
     jobs: int,
+    backend: Backend,
 ) -> _Ready:
-    every: list[Drawn] = joblib.Parallel(n_jobs=jobs)(
-        joblib.delayed(draw)(seed, number, n_schedules, profile, space) for number in numbers
-    )
+    one = functools.partial(draw, seed, n_schedules=n_schedules, profile=profile, space=space)
+    every = workers.each(one, numbers, jobs=jobs, backend=backend)
     drawn = tuple(each for each in every if len(each.schedules) >= MIN_SCHEDULES)
     # Everything is compiled before anything is measured.
     compiled = compile_many([(each.program, each.texts) for each in drawn], jobs=jobs)

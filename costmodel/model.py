@@ -56,6 +56,7 @@ class CostModel(Predictor):
     """
 
     kind = "recursive"
+    shares_parts = True
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__(config or ModelConfig())

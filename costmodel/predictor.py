@@ -16,7 +16,7 @@ from costmodel.features import Representation, Tree, featurize
 from costmodel.ir import Program
 from costmodel.scaling import Scaling
 from costmodel.schedule import Schedule, ScheduledProgram, apply
-from costmodel.tree_batch import TreeBatch, collate
+from costmodel.tree_batch import TreeBatch, collate, collate_shared
 
 if TYPE_CHECKING:
     from costmodel.checkpoints import Storage
@@ -33,6 +33,8 @@ class Predictor(nn.Module):
     """A model of speedups over trees; `kind` names it in checkpoints."""
 
     kind: ClassVar[str]
+    #: Whether parts that trees have in common may be computed once.
+    shares_parts: ClassVar[bool] = False
     scale_comps: Scaling
     scale_loops: Scaling
 
@@ -109,13 +111,14 @@ def predict_trees(
     models: Sequence[Predictor], trees: Sequence[Tree], batch: int = 1024
 ) -> NDArray[np.float32]:
     """(len(models), n) float32 speedups; the models read the same batches."""
+    join = collate_shared if all(model.shares_parts for model in models) else collate
     training = [model.training for model in models]
     for model in models:
         model.eval()
     found = np.empty((len(models), len(trees)), np.float32)
     with torch.inference_mode():
         for at in range(0, len(trees), batch):
-            together = collate(trees[at : at + batch])
+            together = join(trees[at : at + batch])
             for row, model in zip(found, models, strict=True):
                 row[at : at + batch] = model(together).numpy()
     for model, was_training in zip(models, training, strict=True):

@@ -1,8 +1,11 @@
-"""Searches over schedules: beam and random search with one evaluator, by model or by execution."""
+"""Searches over schedules with one evaluator, by model or by execution: beam, random, all.
+
+The tree search is in costmodel.tree_search.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import attrs
@@ -16,6 +19,19 @@ from costmodel.schedule import Schedule, ScheduledProgram, apply
 from costmodel.space import KINDS, Kind, Space, by_work
 
 T = TypeVar("T")
+
+#: Of two legal schedules with equal keys a search tries one.
+Key = Callable[[ScheduledProgram], Hashable]
+
+
+def by_text(scheduled: ScheduledProgram) -> Hashable:
+    """The C: what costs a compiler call should be new."""
+    return c_function(scheduled, "f")
+
+
+def by_nest(scheduled: ScheduledProgram) -> Hashable:
+    """The nest, of which C is made: a model scores several in the time it takes to make C once."""
+    return scheduled.program, scheduled.nest
 
 
 class Evaluator(Protocol):
@@ -34,29 +50,38 @@ class Tried:
 
 @attrs.define
 class Found:
-    """Everything a search tried, in order; the first is the program as it is written."""
+    """Everything a search tried, in order; the first is the program as it is written.
+
+    measured: those of the best that were run at the end, with what was measured
+    """
 
     tried: list[Tried] = attrs.field(factory=list)
+    measured: list[Tried] = attrs.field(factory=list)
 
     @property
     def best(self) -> Tried:
-        """The fastest; of equals, the one with the shorter text."""
-        return max(self.tried, key=lambda t: (t.speedup, -len(str(t.scheduled.schedule))))
+        """The fastest, of those measured if any were; of equals, the one with the shorter text."""
+        return max(
+            self.measured or self.tried, key=lambda t: (t.speedup, -len(str(t.scheduled.schedule)))
+        )
 
     def top(self, n: int) -> list[Tried]:
         return sorted(self.tried, key=lambda t: -t.speedup)[:n]
 
 
 class Candidates:
-    """Legal schedules of one program, each handed out once: no two have the same C text.
+    """Legal schedules of one program, each handed out once: no two have the same key.
 
     n_illegal: how many were refused
     """
 
-    def __init__(self, program: Program, reassociate: bool | None = None) -> None:
+    def __init__(
+        self, program: Program, reassociate: bool | None = None, key: Key = by_text
+    ) -> None:
         self._program = program
         self._reassociate = reassociate
-        self._seen: set[str] = set()
+        self._key = key
+        self._seen: set[Hashable] = set()
         self.n_illegal = 0
 
     def legal(self, options: Iterable[Sequence[Schedule]]) -> Iterator[ScheduledProgram]:
@@ -65,12 +90,12 @@ class Candidates:
             for schedule in alternatives:
                 try:
                     scheduled = apply(self._program, schedule, reassociate=self._reassociate)
-                    text = c_function(scheduled, "f")
+                    key = self._key(scheduled)
                 except ScheduleError:
                     self.n_illegal += 1
                     continue
-                if text not in self._seen:
-                    self._seen.add(text)
+                if key not in self._seen:
+                    self._seen.add(key)
                     yield scheduled
                 break
 
@@ -82,7 +107,9 @@ def beam_search(
     space: Space = "extended",
     beam: int = 2,
     limit: int = 512,
+    recursive: bool = False,
     reassociate: bool | None = None,
+    key: Key = by_text,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Found], None] = lambda found: None,
 ) -> Found:
@@ -91,28 +118,46 @@ def beam_search(
     All candidates of a level are evaluated at once, those that change nothing among them; the
     `beam` best go on.
 
-    limit:  candidates a level, evenly taken from all
-    stop:   asked before each level; what was found until then is returned
-    report: called after each level
+    limit:     candidates a level, evenly taken from all
+    recursive: the authors' form: the `beam` best of every one that went on go on, so that their
+               number grows by this factor with each level; limit is then of each one's candidates
+    stop:      asked before each level; what was found until then is returned
+    report:    called after each level
     """
-    candidates = Candidates(program, reassociate)
+    candidates = Candidates(program, reassociate, key)
     found = Found()
-    found.tried += _evaluated(evaluate, list(candidates.legal([[Schedule()]])))
+    found.tried += evaluated(evaluate, list(candidates.legal([[Schedule()]])))
+    if recursive:
+        decisions = list(levels(program, KINDS[space]))
+
+        def descend(at: Tried, depth: int) -> None:
+            if depth == len(decisions) or stop():
+                return
+            options = list(extended(at.scheduled, *decisions[depth]))
+            new = evaluated(evaluate, list(candidates.legal(evenly(options, limit))))
+            found.tried += new
+            if new:
+                report(found)
+            for tried in sorted([at, *new], key=worse)[:beam]:
+                descend(tried, depth + 1)
+
+        descend(found.tried[0], 0)
+        return found
     front = list(found.tried)
-    for kind, name in _levels(program, KINDS[space]):
+    for kind, name in levels(program, KINDS[space]):
         if stop():
             break
         options = [
             alternatives
             for tried in front
-            for alternatives in _extended(tried.scheduled, kind, name)
+            for alternatives in extended(tried.scheduled, kind, name)
         ]
-        level = list(candidates.legal(_evenly(options, limit)))
+        level = list(candidates.legal(evenly(options, limit)))
         if not level:
             continue
-        new = _evaluated(evaluate, level)
+        new = evaluated(evaluate, level)
         found.tried += new
-        front = sorted([*front, *new], key=_worse)[:beam]
+        front = sorted([*front, *new], key=worse)[:beam]
         report(found)
     return found
 
@@ -126,6 +171,7 @@ def free_search(
     depth: int = 8,
     limit: int = 512,
     reassociate: bool | None = None,
+    key: Key = by_text,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Found], None] = lambda found: None,
 ) -> Found:
@@ -138,15 +184,15 @@ def free_search(
     depth: levels; the search ends before if one brings nothing better
     limit: candidates a level, evenly taken from those of each kind
     """
-    candidates = Candidates(program, reassociate)
-    decisions = list(_levels(program, KINDS[space]))
-    found = Found(_evaluated(evaluate, list(candidates.legal([[Schedule()]]))))
+    candidates = Candidates(program, reassociate, key)
+    decisions = list(levels(program, KINDS[space]))
+    found = Found(evaluated(evaluate, list(candidates.legal([[Schedule()]]))))
     front = [(found.tried[0], 0)]  # with the place of the first decision still to come
     for _ in range(depth):
         if stop():
             break
         groups = [
-            [(alternatives, place + 1) for alternatives in _extended(t.scheduled, kind, name)]
+            [(alternatives, place + 1) for alternatives in extended(t.scheduled, kind, name)]
             for t, start in front
             for place, (kind, name) in enumerate(decisions[start:], start)
         ]
@@ -154,11 +200,11 @@ def free_search(
         for group in _shared(groups, limit):
             for alternatives, place in group:
                 level += [(scheduled, place) for scheduled in candidates.legal([alternatives])]
-        new = _evaluated(evaluate, [scheduled for scheduled, _ in level])
+        new = evaluated(evaluate, [scheduled for scheduled, _ in level])
         best = found.best.speedup
         found.tried += new
         ranked = [*front, *zip(new, (place for _, place in level), strict=True)]
-        front = sorted(ranked, key=lambda pair: _worse(pair[0]))[:beam]
+        front = sorted(ranked, key=lambda pair: worse(pair[0]))[:beam]
         report(found)
         if found.best.speedup <= best:
             break
@@ -173,17 +219,44 @@ def random_search(
     space: Space = "extended",
     seed: int = 0,
     reassociate: bool | None = None,
+    key: Key = by_text,
 ) -> Found:
     """n schedules that take every decision by chance, evaluated at once."""
     rng = np.random.default_rng(seed)
-    candidates = Candidates(program, reassociate)
+    candidates = Candidates(program, reassociate, key)
     scheduled = list(candidates.legal([[Schedule()]]))
     (plain,) = scheduled
     for _ in range(20 * n):
         if len(scheduled) > n:
             break
         scheduled += candidates.legal([[_by_chance(plain, KINDS[space], rng, reassociate)]])
-    return Found(_evaluated(evaluate, scheduled))
+    return Found(evaluated(evaluate, scheduled))
+
+
+def exhaustive_search(
+    program: Program,
+    evaluate: Evaluator,
+    *,
+    space: Space = "paper",
+    limit: int = 20_000,
+    reassociate: bool | None = None,
+    key: Key = by_text,
+) -> Found:
+    """Every combination of decisions, evaluated at once.
+
+    Raises ValueError for more schedules than limit.
+    """
+    candidates = Candidates(program, reassociate, key)
+    every = list(candidates.legal([[Schedule()]]))
+    for kind, name in levels(program, KINDS[space]):
+        for scheduled in list(every):
+            every += candidates.legal(extended(scheduled, kind, name))
+            if len(every) > limit:
+                raise ValueError(
+                    f"{program.name} has more than {limit} schedules in the {space} space: raise "
+                    f"the limit, or take a search that tries some of them"
+                )
+    return Found(evaluated(evaluate, every))
 
 
 def _by_chance(
@@ -193,32 +266,34 @@ def _by_chance(
     reassociate: bool | None,
 ) -> Schedule:
     at = plain
-    for kind, name in _levels(plain.source, kinds):
+    for kind, name in levels(plain.source, kinds):
         if rng.random() < 0.5:
             continue
-        options = list(_extended(at, kind, name))
+        options = list(extended(at, kind, name))
         for choice in rng.permutation(len(options))[:4]:
-            legal = list(Candidates(plain.source, reassociate).legal([options[choice]]))
+            legal = list(Candidates(plain.source, reassociate, by_nest).legal([options[choice]]))
             if legal:
                 (at,) = legal
                 break
     return at.schedule
 
 
-def _levels(program: Program, kinds: Iterable[Kind]) -> Iterator[tuple[Kind, str]]:
+def levels(program: Program, kinds: Iterable[Kind]) -> Iterator[tuple[Kind, str]]:
+    """Every decision in its order: kind by kind, of each the statement with most work first."""
     names = by_work(program)
     return ((kind, name) for kind in kinds for name in names)
 
 
-def _extended(scheduled: ScheduledProgram, kind: Kind, name: str) -> Iterator[tuple[Schedule, ...]]:
+def extended(scheduled: ScheduledProgram, kind: Kind, name: str) -> Iterator[tuple[Schedule, ...]]:
     """The schedule with each decision of a kind; none if inlining took the statement away."""
     if any(placed.name == name for placed in scheduled.nest.placed):
         for decision in kind(scheduled, name):
             yield tuple(scheduled.schedule.then(*steps) for steps in decision)
 
 
-def _evaluated(evaluate: Evaluator, scheduled: Sequence[ScheduledProgram]) -> list[Tried]:
-    speedups = evaluate(scheduled)
+def evaluated(evaluate: Evaluator, scheduled: Sequence[ScheduledProgram]) -> list[Tried]:
+    """With their speedups; nothing is asked of the evaluator for an empty list."""
+    speedups = evaluate(scheduled) if scheduled else ()
     return [Tried(s, float(x)) for s, x in zip(scheduled, speedups, strict=True)]
 
 
@@ -227,17 +302,19 @@ def _shared(groups: Sequence[Sequence[T]], limit: int) -> Iterator[Sequence[T]]:
     left, waiting = limit, sorted((g for g in groups if g), key=len)
     while waiting:
         group = waiting.pop(0)
-        share = _evenly(group, max(1, left // (len(waiting) + 1)))
+        share = evenly(group, max(1, left // (len(waiting) + 1)))
         left -= len(share)
         yield share
 
 
-def _evenly(options: Sequence[T], limit: int) -> Sequence[T]:
+def evenly(options: Sequence[T], limit: int) -> Sequence[T]:
+    """At most `limit` of them, as far apart as they can be."""
     if len(options) <= limit:
         return options
     places = np.linspace(0, len(options) - 1, limit).round().astype(int)
     return [options[place] for place in dict.fromkeys(places.tolist())]
 
 
-def _worse(tried: Tried) -> tuple[float, str]:
+def worse(tried: Tried) -> tuple[float, str]:
+    """Sorts the fastest first; of equals, by the text of the schedule."""
     return -tried.speedup, str(tried.scheduled.schedule)

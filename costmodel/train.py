@@ -79,6 +79,20 @@ class Samples:
         labels = np.clip(np.array(speedups, dtype=np.float64), LOWEST, HIGHEST)
         return Samples(tuple(trees), labels, np.array(programs, dtype=np.int64))
 
+    @staticmethod
+    def joined(parts: Sequence[Samples]) -> Samples:
+        """Samples of different programs together; programs are numbered anew."""
+        starts = np.cumsum([0, *(len(np.unique(part.programs)) for part in parts)])
+        numbers = [
+            np.unique(part.programs, return_inverse=True)[1] + start
+            for part, start in zip(parts, starts, strict=False)
+        ]
+        return Samples(
+            tuple(tree for part in parts for tree in part.trees),
+            np.concatenate([np.empty(0), *(part.speedups for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *numbers]),
+        )
+
 
 @attrs.frozen
 class Epoch:

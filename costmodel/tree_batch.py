@@ -68,54 +68,93 @@ class TreeBatch:
 
 def collate(trees: Sequence[Tree]) -> TreeBatch:
     """The batch of trees, in order. Raises ValueError if there is none."""
-    if not trees:
-        raise ValueError("a batch needs at least one tree")
-    loop_at = np.cumsum([0, *(len(tree.loops) for tree in trees)])
-    comp_at = np.cumsum([0, *(len(tree.comps) for tree in trees)])
-    by_height: list[list[tuple[int, tuple[int, ...], tuple[int, ...]]]] = []
-    roots = [int(at) + tree.root for at, tree in zip(loop_at, trees, strict=False)]
-    for tree, first_loop, first_comp in zip(trees, loop_at, comp_at, strict=False):
-        heights = _heights(tree)
-        for row, height in enumerate(heights):
-            while len(by_height) <= height:
-                by_height.append([])
-            by_height[height].append(
-                (
-                    int(first_loop) + row,
-                    tuple(int(first_comp) + child for child in tree.child_comps[row]),
-                    tuple(int(first_loop) + child for child in tree.child_loops[row]),
-                )
+    forest = _Forest()
+    for number, tree in enumerate(trees):
+        first_loop, first_comp = len(forest.loops), len(forest.comps)
+        forest.comps += list(tree.comps)
+        forest.comp_tree += [number] * len(tree.comps)
+        for row in tree.post_order:
+            inner = tuple(first_loop + child for child in tree.child_loops[row])
+            own = tuple(first_comp + child for child in tree.child_comps[row])
+            forest.add(tree.loops[row], inner, own, number)
+        forest.roots.append(first_loop + tree.root)
+    return forest.batch()
+
+
+def collate_shared(trees: Sequence[Tree]) -> TreeBatch:
+    """The same with equal parts of the trees there once: a model computes them once.
+
+    Candidates of a search differ from each other in one statement, mostly. comp_tree and loop_tree
+    name the first of the trees that share a row.
+    """
+    forest = _Forest()
+    comps: dict[bytes, int] = {}
+    loops: dict[tuple[bytes, tuple[int, ...], tuple[int, ...]], int] = {}
+    for number, tree in enumerate(trees):
+        comp_at = []
+        for comp in tree.comps:
+            at = comps.setdefault(comp.tobytes(), len(comps))
+            if at == len(forest.comps):
+                forest.comps.append(comp)
+                forest.comp_tree.append(number)
+            comp_at.append(at)
+        loop_at: list[int] = []
+        for row in tree.post_order:
+            inner = tuple(loop_at[child] for child in tree.child_loops[row])
+            own = tuple(comp_at[child] for child in tree.child_comps[row])
+            at = loops.setdefault((tree.loops[row].tobytes(), inner, own), len(loops))
+            if at == len(forest.loops):
+                forest.add(tree.loops[row], inner, own, number)
+            loop_at.append(at)
+        forest.roots.append(loop_at[tree.root])
+    return forest.batch()
+
+
+@attrs.define
+class _Forest:
+    """Loops and statements of many trees, children before their parents."""
+
+    loops: list[NDArray[np.float32]] = attrs.field(factory=list)
+    comps: list[NDArray[np.float32]] = attrs.field(factory=list)
+    child_loops: list[tuple[int, ...]] = attrs.field(factory=list)
+    child_comps: list[tuple[int, ...]] = attrs.field(factory=list)
+    heights: list[int] = attrs.field(factory=list)
+    roots: list[int] = attrs.field(factory=list)
+    comp_tree: list[int] = attrs.field(factory=list)
+    loop_tree: list[int] = attrs.field(factory=list)
+
+    def add(
+        self, loop: NDArray[np.float32], inner: tuple[int, ...], own: tuple[int, ...], tree: int
+    ) -> None:
+        self.loops.append(loop)
+        self.child_loops.append(inner)
+        self.child_comps.append(own)
+        self.heights.append(1 + max((self.heights[child] for child in inner), default=-1))
+        self.loop_tree.append(tree)
+
+    def batch(self) -> TreeBatch:
+        if not self.roots:
+            raise ValueError("a batch needs at least one tree")
+        heights = np.array(self.heights)
+        order = np.argsort(heights, kind="stable")
+        computed = np.empty(len(order), dtype=np.int64)
+        computed[order] = np.arange(len(order))
+        levels = tuple(
+            Level(
+                torch.from_numpy(members),
+                _children([self.child_comps[row] for row in members]),
+                _children([computed[list(self.child_loops[row])].tolist() for row in members]),
             )
-    computed = np.empty(int(loop_at[-1]), dtype=np.int64)
-    order = [loop for level in by_height for loop, _, _ in level]
-    computed[order] = np.arange(len(order))
-    levels = tuple(
-        Level(
-            torch.tensor([loop for loop, _, _ in level]),
-            _children([comps for _, comps, _ in level]),
-            _children([computed[list(inner)].tolist() for _, _, inner in level]),
+            for members in np.split(order, np.cumsum(np.bincount(heights))[:-1])
         )
-        for level in by_height
-    )
-    return TreeBatch(
-        torch.from_numpy(np.concatenate([tree.loops for tree in trees]).astype(np.float32)),
-        torch.from_numpy(np.concatenate([tree.comps for tree in trees]).astype(np.float32)),
-        levels,
-        torch.from_numpy(computed[roots]),
-        torch.from_numpy(_owner(comp_at)),
-        torch.from_numpy(_owner(loop_at)),
-    )
-
-
-def _owner(starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-
-
-def _heights(tree: Tree) -> list[int]:
-    heights: list[int] = []
-    for row in tree.post_order:
-        heights.append(1 + max((heights[child] for child in tree.child_loops[row]), default=-1))
-    return heights
+        return TreeBatch(
+            torch.from_numpy(np.stack(self.loops).astype(np.float32)),
+            torch.from_numpy(np.stack(self.comps).astype(np.float32)),
+            levels,
+            torch.from_numpy(computed[self.roots]),
+            torch.tensor(self.comp_tree),
+            torch.tensor(self.loop_tree),
+        )
 
 
 def _children(sequences: Sequence[Sequence[int]]) -> Children | None:

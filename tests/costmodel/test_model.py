@@ -18,7 +18,7 @@ from costmodel.model import CostModel, ModelConfig
 from costmodel.predictor import Predictor
 from costmodel.random_programs import random_program
 from costmodel.schedule import apply
-from costmodel.tree_batch import collate
+from costmodel.tree_batch import collate, collate_shared
 from tests.costmodel.trees import program_trees, random_trees
 
 SMALL = ModelConfig(comp_widths=(32,), embedding=16, merge_width=24, head_widths=(16,))
@@ -75,6 +75,22 @@ def test_batching_trees_of_programs_equals_the_recursion() -> None:
     with torch.inference_mode():
         apart = torch.stack([model.recursive(tree) for tree in trees])
     np.testing.assert_allclose(model.predict_trees(trees), apart.numpy(), rtol=1e-5)
+
+
+def test_parts_that_trees_share_are_computed_once_and_change_nothing() -> None:
+    model = small()
+    trees = [*program_trees(4, 5), *random_trees(6)]
+    model.fit_scaling(trees)
+    again = [*trees, *trees[::-1]]
+    batch, whole = collate_shared(again), collate(again)
+    assert len(batch) == len(whole) == len(again)
+    assert len(batch.comps) < 0.5 * len(whole.comps)
+    assert len(batch.loops) <= 0.5 * len(whole.loops)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(batch), model(whole), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        model.predict_trees(trees), [model.recursive(t).item() for t in trees], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -7,12 +7,16 @@ from costmodel import legality, search, space
 from costmodel.codegen import c_function
 from costmodel.poly import polyhedral
 from costmodel.schedule import Schedule, apply
+from costmodel.tree_search import mcts
 from tests.costmodel.nests import matmul
 
 SEARCHES = {
     "free": lambda p, e: search.free_search(p, e, limit=40, depth=3),
     "beam": lambda p, e: search.beam_search(p, e, limit=40),
     "beam in the paper's space": lambda p, e: search.beam_search(p, e, space="paper", limit=40),
+    "recursive beam": lambda p, e: search.beam_search(p, e, space="paper", limit=6, recursive=True),
+    "tree": lambda p, e: mcts(p, e, samples=2, limit=4, key=search.by_text),
+    "all": lambda p, e: search.exhaustive_search(p, e),
     "random": lambda p, e: search.random_search(p, e, n=12),
 }
 
@@ -78,6 +82,58 @@ def test_without_a_limit_the_beam_finds_the_best_of_every_combination():
     best = max(value(str(s)) for s in every)
     found = search.beam_search(program, Made(value), space="paper", beam=10**6, limit=10**6)
     assert found.best.speedup == best
+
+
+def by_code(scheduled):
+    return 1.0 + hash_of(c_function(scheduled, "f")) % 97 / 97
+
+
+class Exact:
+    """An evaluator that knows what each C is worth; counts how often it is asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, scheduled):
+        self.calls.append(list(scheduled))
+        return np.array([by_code(s) for s in scheduled])
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_an_endless_beam_tries_what_an_exhaustive_search_does(recursive):
+    program = matmul(64, "int32")
+    every = search.exhaustive_search(program, Exact())
+    beam = search.beam_search(
+        program, Exact(), space="paper", beam=10**6, limit=10**6, recursive=recursive
+    )
+    texts = [{c_function(t.scheduled, "f") for t in found.tried} for found in (every, beam)]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 20
+    assert beam.best.speedup == every.best.speedup
+
+
+def test_an_exhaustive_search_of_too_many_is_refused():
+    with pytest.raises(ValueError, match="more than 5 schedules in the paper space"):
+        search.exhaustive_search(matmul(64, "int32"), Exact(), limit=5)
+
+
+def test_a_level_is_one_question_to_the_evaluator():
+    evaluate = Exact()
+    levels = []
+    search.beam_search(
+        matmul(64, "int32"), evaluate, space="paper", limit=20, report=lambda f: levels.append(f)
+    )
+    assert len(evaluate.calls) == 1 + len(levels)
+
+
+def test_keys_by_nest_need_no_code_and_find_the_same(monkeypatch):
+    program = matmul(64, "int32")
+    with_code = search.exhaustive_search(program, Made(lambda text: 1.0))
+    monkeypatch.setattr(search, "c_function", None)
+    without = search.exhaustive_search(program, Made(lambda text: 1.0), key=search.by_nest)
+    monkeypatch.undo()
+    texts = [{c_function(t.scheduled, "f") for t in found.tried} for found in (with_code, without)]
+    assert texts[0] == texts[1]
 
 
 def legal(program, schedule, decision):
