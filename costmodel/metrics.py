@@ -46,28 +46,37 @@ def score(measured: ArrayLike, predicted: ArrayLike, program: ArrayLike) -> Scor
     if not (y > 0).all():
         raise ValueError(f"measured speedups must be positive, got {y.min()}")
     errors = 100 * np.abs(y - p) / y
-    _, group = np.unique(names, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    ends = np.cumsum(np.bincount(group))[:-1]
-    parts = [
-        part for part in np.split(order, ends) if len(part) > 1 and len(np.unique(y[part])) > 1
-    ]
-
-    def mean(of: Callable[[Vector, Vector], float]) -> float:
-        return float(np.mean([of(y[part], p[part]) for part in parts])) if parts else np.nan
-
+    means = {
+        name: float(values.mean()) if len(values) else np.nan
+        for name, values in per_program(y, p, names).items()
+    }
     return Scores(
         n=len(y),
-        n_programs=len(ends) + 1,
+        n_programs=len(np.unique(names)),
         mape=float(errors.mean()),
         median_ape=float(np.median(errors)),
         pearson=pearson(y, p),
         spearman=spearman(y, p),
-        # A model that says the same of all schedules ranks none of them.
-        spearman_per_program=mean(lambda a, b: float(np.nan_to_num(spearman(a, b)))),
-        ndcg=mean(ndcg),
-        ndcg_at_1=mean(lambda a, b: ndcg(a, b, 1)),
+        **means,
     )
+
+
+def per_program(measured: Vector, predicted: Vector, program: ArrayLike) -> dict[str, Vector]:
+    """Scores of each program that has several different labels: (n_such,) by field of Scores."""
+    _, group = np.unique(np.asarray(program), return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group))[:-1]
+    parts = [part for part in np.split(order, ends) if len(np.unique(measured[part])) > 1]
+
+    def of(each: Callable[[Vector, Vector], float]) -> Vector:
+        return np.array([each(measured[part], predicted[part]) for part in parts])
+
+    return {
+        # A model that says the same of all schedules ranks none of them.
+        "spearman_per_program": np.nan_to_num(of(spearman)),
+        "ndcg": of(ndcg),
+        "ndcg_at_1": of(lambda a, b: ndcg(a, b, 1)),
+    }
 
 
 def pearson(a: Vector, b: Vector) -> float:
@@ -79,7 +88,7 @@ def pearson(a: Vector, b: Vector) -> float:
 
 def spearman(a: Vector, b: Vector) -> float:
     """Correlation of ranks; equal values share the mean of theirs."""
-    return pearson(_ranks(a), _ranks(b))
+    return pearson(ranks(a), ranks(b))
 
 
 def ndcg(relevance: Vector, scores: Vector, k: int | None = None) -> float:
@@ -98,9 +107,10 @@ def ndcg(relevance: Vector, scores: Vector, k: int | None = None) -> float:
     return found / float(np.sort(relevance)[::-1] @ discount)
 
 
-def _ranks(values: Vector) -> Vector:
+def ranks(values: Vector) -> Vector:
+    """Ranks from 1; equal values share the mean of theirs."""
     _, group = np.unique(values, return_inverse=True)
     counts = np.bincount(group)
     ends = np.cumsum(counts)
-    ranks: Vector = (ends - (counts - 1) / 2)[group]
-    return ranks
+    found: Vector = (ends - (counts - 1) / 2)[group]
+    return found
