@@ -27,10 +27,8 @@ def intervals(
     The ranks behind `spearman` are those of the whole sample in every draw.
     """
     y, p = (np.asarray(each, dtype=np.float64) for each in (measured, predicted))
-    _, group = np.unique(np.asarray(program), return_inverse=True)
-    n_programs = int(group.max()) + 1
     rng = np.random.default_rng(seed)
-    times = rng.multinomial(n_programs, np.full(n_programs, 1 / n_programs), size=draws)
+    group, times = _drawn(program, draws, rng)
     errors = 100 * np.abs(y - p) / y
     found = {
         "mape": (times @ _sums(errors, group)) / (times @ np.bincount(group)),
@@ -43,6 +41,31 @@ def intervals(
         again = rng.integers(0, n, (draws, n)) if n else np.empty((draws, 0), dtype=int)
         found[name] = values[again].mean(axis=1) if n else np.full(draws, np.nan)
     return {name: _interval(values) for name, values in found.items()}
+
+
+def mape_ratio(
+    measured: ArrayLike,
+    worse: ArrayLike,
+    better: ArrayLike,
+    program: ArrayLike,
+    *,
+    draws: int = 400,
+    seed: int = 0,
+) -> Interval:
+    """95% interval of one prediction's MAPE over another's, both on the programs drawn."""
+    y, p, q = (np.asarray(each, dtype=np.float64) for each in (measured, worse, better))
+    group, times = _drawn(program, draws, np.random.default_rng(seed))
+    first, second = (times @ _sums(np.abs(y - each) / y, group) for each in (p, q))
+    return _interval(first / second)
+
+
+def _drawn(
+    program: ArrayLike, draws: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of each pair's program, and (draws, programs) how often each is drawn."""
+    _, group = np.unique(np.asarray(program), return_inverse=True)
+    n = int(group.max()) + 1
+    return group, rng.multinomial(n, np.full(n, 1 / n), size=draws)
 
 
 def _sums(values: Vector, group: NDArray[np.int64]) -> Vector:

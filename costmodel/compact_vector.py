@@ -19,18 +19,16 @@ Sizes are logarithms to base 2, log2(1 + x) with x's sign. In order:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.errors import UnsupportedProgram
 from costmodel.extents import extents
-from costmodel.feature_limits import MAX_ACCESSES, MAX_DEPTH, accesses_of, numbered, op_counts
-from costmodel.ir import ITEM_BYTES, Access, Array, Program
-from costmodel.nest import Placed
-from costmodel.nest_tree import Leaf, common_levels, loop_tags, owners_of
+from costmodel.feature_limits import MAX_ACCESSES, MAX_DEPTH, accesses_of, op_counts
+from costmodel.ir import ITEM_BYTES, Access, Array
+from costmodel.nest_tree import Leaf, Node, common_levels, owners_of
 from costmodel.poly import reduction_op
 from costmodel.schedule import ScheduledProgram
 
@@ -47,23 +45,15 @@ PER_ACCESS = 11 + MAX_DEPTH
 SIZE = ACCESSES + PER_ACCESS * MAX_ACCESSES
 
 
-def vector(leaf: Leaf, before: Sequence[Leaf], scheduled: ScheduledProgram) -> NDArray[np.float32]:
-    """(SIZE,) float32; before: the statement that runs before this one, if there is one."""
-    common = common_levels(before[0].placed, leaf.placed) if before else 0
-    return _vector(scheduled.program, leaf.placed, common, scheduled.nest.contractions)
-
-
-@lru_cache(maxsize=2048)
-def _vector(
-    program: Program,
-    placed: Placed,
-    common: int,
-    contractions: tuple[tuple[str, int, int], ...],
+def vector(
+    leaf: Leaf,
+    before: Sequence[Leaf],
+    path: tuple[Node, ...],
+    scheduled: ScheduledProgram,
+    buffers: Mapping[str, int],
 ) -> NDArray[np.float32]:
-    """The same; a search changes one statement at a time and asks for the others again.
-
-    common: loops shared with the statement that runs before
-    """
+    """(SIZE,) float32; before: the statement that runs before this one, if there is one."""
+    placed, program = leaf.placed, scheduled.program
     statement = placed.statement
     if len(placed.dims) > MAX_NEST:
         raise UnsupportedProgram(
@@ -94,15 +84,14 @@ def _vector(
             any(loop.name in index.names for index in statement.write.index),
             bool(loop.lower.terms or loop.upper.terms),
         )
-    _put_nest(values, placed, common)
-    buffers = numbered(program)
+    _put_nest(values, leaf, before)
     packs = dict(placed.packs)
-    contracted = {array: (dim, rows) for array, dim, rows in contractions}
+    contracted = {array: (dim, rows) for array, dim, rows in scheduled.nest.contractions}
     for number, access in enumerate(accesses_of(statement)):
         array = program.array(access.array)
         dim, rows = contracted.get(array.name, (-1, 0))
         strides, offset = _strides(access, array, statement.iterators)
-        inner = _innermost_stride(placed, strides)
+        inner = _innermost_stride(leaf, strides)
         values[ACCESSES + PER_ACCESS * number :][:PER_ACCESS] = (
             buffers[access.array],
             number > 0 and is_reduction and access == statement.write,
@@ -117,12 +106,12 @@ def _vector(
             inner == 0,
             abs(inner) == 1,
         )
-    found = values.astype(np.float32)
-    found.flags.writeable = False
-    return found
+    return values.astype(np.float32)
 
 
-def _put_nest(values: NDArray[np.float64], placed: Placed, common: int) -> None:
+def _put_nest(values: NDArray[np.float64], leaf: Leaf, before: Sequence[Leaf]) -> None:
+    placed = leaf.placed
+    common = common_levels(before[0].placed, placed) if before else 0
     iterators = placed.statement.iterators
     bounds = extents(placed.statement)
     # What is left of each of the program's loops inside the tile loops met so far.
@@ -165,11 +154,10 @@ def _strides(access: Access, array: Array, iterators: Sequence[str]) -> tuple[li
     return strides, sum(i.const * u for i, u in zip(access.index, units, strict=True))
 
 
-def _innermost_stride(placed: Placed, strides: Sequence[int]) -> int:
-    tags = loop_tags(placed)
-    if not tags:
+def _innermost_stride(leaf: Leaf, strides: Sequence[int]) -> int:
+    if not leaf.tags:
         return 0
-    return strides[max(tags, key=lambda tags: tags.level).depth]
+    return strides[max(leaf.tags, key=lambda tags: tags.level).depth]
 
 
 def _log(value: float) -> float:
