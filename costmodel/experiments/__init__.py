@@ -24,6 +24,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=("costmodel.ours.legality_ms", "costmodel.ours.codegen_ms"),
     ),
     Experiment(
+        name="costmodel_dataset",
+        module="costmodel.experiments.dataset",
+        claims=(
+            "costmodel.ours.wrong_results",
+            "costmodel.ours.identity_share",
+            "costmodel.ours.label_noise_median",
+            "costmodel.ours.label_noise_mean",
+            "costmodel.sec.demo_faster",
+            "costmodel.sec.demo_twice",
+            "costmodel.sec.demo_median",
+        ),
+    ),
+    Experiment(
         name="costmodel_accuracy",
         module="costmodel.experiments.accuracy",
         claims=(
@@ -43,6 +56,27 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             "costmodel.ours.recursive_over_constant",
             "costmodel.ours.no_leak",
         ),
+    ),
+    Experiment(
+        name="costmodel_learning_curve",
+        module="costmodel.experiments.learning_curve",
+        claims=("costmodel.ours.learning_curve",),
+    ),
+    Experiment(
+        name="costmodel_benchmarks_accuracy",
+        module="costmodel.experiments.benchmarks_accuracy",
+        claims=(
+            "costmodel.sec.notebook_benchmarks_mape",
+            "costmodel.sec.notebook_benchmarks_spearman",
+            "costmodel.sec.notebook_benchmarks_ndcg",
+            "costmodel.sec.notebook_benchmarks_ndcg_at_1",
+            "costmodel.ours.benchmarks_mape",
+        ),
+    ),
+    Experiment(
+        name="costmodel_representation",
+        module="costmodel.experiments.representation",
+        claims=(),
     ),
     Experiment(
         name="costmodel_polybench",
