@@ -19,6 +19,7 @@ from pycparser import c_ast, c_parser  # type: ignore[import-untyped]  # it publ
 from costmodel import bounds, lowering
 from costmodel.c_cut import cut
 from costmodel.c_reader import Reader
+from costmodel.drop_in import Parameter
 from costmodel.errors import UnsupportedProgram
 from costmodel.ir import Program
 from costmodel.preprocess import first_error, preprocessed
@@ -41,6 +42,17 @@ def from_c(
     Raises NotAffine, UnboundParameter and UnsupportedProgram with file, line and text, OutOfBounds
     with an access and an iteration in which it leaves its array, CompileError without a compiler.
     """
+    return from_c_with_parameters(source, function, params, defines=defines)[0]
+
+
+def from_c_with_parameters(
+    source: str | os.PathLike[str],
+    function: str | None = None,
+    params: Mapping[str, int] | None = None,
+    *,
+    defines: Mapping[str, object] | None = None,
+) -> tuple[Program, tuple[Parameter, ...] | None]:
+    """`from_c`, and the parameters of the function; None for them where it returns a value."""
     text, file, folder = _read(source)
     clean = preprocessed(text, file, folder, tuple(params or {}), defines or {})
     clean, name = cut(clean, function, file)
@@ -54,7 +66,7 @@ def from_c(
     reader = Reader(file, tree, params or {})
     lowered = lowering.lower(reader.function(definition), params or {}, c_types=True)
     bounds.check(lowered.program, lowered.places)
-    return lowered.program
+    return lowered.program, reader.parameters(definition)
 
 
 def _read(source: str | os.PathLike[str]) -> tuple[str, str, Path | None]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn
 
 from pycparser import c_ast, c_generator  # type: ignore[import-untyped]  # it publishes no types
 
+from costmodel.drop_in import Parameter
 from costmodel.errors import NotAffine, UnsupportedProgram
 from costmodel.syntax import (
     Action,
@@ -98,6 +99,20 @@ class Reader:
         body = self._block(items, is_last=True)
         name = definition.decl.name
         return Function(name, tuple(arguments), (*start, *body), self.place(definition.decl))
+
+    def parameters(self, definition: c_ast.FuncDef) -> tuple[Parameter, ...] | None:
+        """The parameters as declared; None if the function returns a value."""
+        if self._words(definition.decl.type.type) != {"void"}:
+            return None
+        given = definition.decl.type.args
+        return tuple(self._parameter(n) for n in (given.params if given else []) if not _is_void(n))
+
+    def _parameter(self, decl: c_ast.Decl) -> Parameter:
+        at = decl.type
+        while isinstance(at, c_ast.ArrayDecl):
+            at = at.type
+        kind = " ".join([*dict.fromkeys(at.quals), *sorted(self._words(at) - {"const"})])
+        return Parameter(decl.name, kind, is_array=at is not decl.type)
 
     def _region(
         self, definition: c_ast.FuncDef

@@ -48,6 +48,14 @@ def _parameter(array: Array) -> str:
     return f"{kind} (*restrict {array.name}){inner}"
 
 
+def pointer_type(array: Array) -> str:
+    """The type of an array's parameter, for casts: `const float (*)[4]`."""
+    kind = ("const " if array.role == "in" else "") + C_TYPES[array.dtype]
+    if len(array.shape) < 2:
+        return f"{kind} *"
+    return f"{kind} (*)" + "".join(f"[{extent}]" for extent in array.shape[1:])
+
+
 def access(to: Access) -> str:
     if not to.index:
         return f"{to.array}[0]"

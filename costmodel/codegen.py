@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from collections.abc import Iterator
 
@@ -39,6 +41,12 @@ def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = VE
     return writer.function(schedule_tree(leaves, domains), name)
 
 
+@functools.lru_cache(maxsize=512)
+def kept_c_function(scheduled: ScheduledProgram, name: str) -> str:
+    """`c_function`, remembered: a search asks for the text of a candidate more than once."""
+    return c_function(scheduled, name)
+
+
 def c_function_of_tree(program: Program, tree: isl.Schedule, name: str) -> str:
     """The program as one C function, in the order of any schedule tree of isl's."""
     nest = Nest(tuple(Placed(s, (), ()) for s in program.statements))
@@ -56,6 +64,22 @@ def _iterators(program: Program, number: int = 64) -> isl.IdList:
     return names
 
 
+@contextlib.contextmanager
+def _together(is_wanted: bool) -> Iterator[None]:
+    """Calls in one iteration of a loop stay in one loop of the text.
+
+    isl otherwise takes those of the last iteration out of it where only they remain, away from the
+    registers and buffers that live in that iteration.
+    """
+    context = isl.DEFAULT_CONTEXT
+    before = context.get_ast_build_group_coscheduled()
+    context.set_ast_build_group_coscheduled(int(is_wanted))
+    try:
+        yield
+    finally:
+        context.set_ast_build_group_coscheduled(before)
+
+
 class _Writer:
     def __init__(self, program: Program, nest: Nest, vector_bytes: int) -> None:
         self._program = program
@@ -66,24 +90,31 @@ class _Writer:
             for p in nest.placed
             if p.dims and p.dims[-1].register
         }
-        self._needed: dict[str, int] = {}  # declarations, with the loops they lie in
+        self._needed: dict[tuple[str, str], int] = {}  # types and names, with the loops around
 
     def function(self, tree: isl.Schedule, name: str) -> str:
         """The whole C function of a schedule tree."""
         build = isl.AstBuild.from_context(isl.Set("{ : }"))
         build = build.set_iterators(_iterators(self._program))
-        body = "".join(f"  {line}\n" for line in self.scope(build.node_from_schedule(tree), 0))
-        types = "".join(f"{text}\n" for text in {t.typedef(): 0 for t in self.tiles.values()})
+        with _together(bool(self.tiles)):
+            node = build.node_from_schedule(tree)
+        body = "".join(f"  {line}\n" for line in self.scope(node, 0))
+        typedefs = dict.fromkeys(text for t in self.tiles.values() for text in t.typedefs())
+        types = "".join(f"{text}\n" for text in typedefs)
         return f"{types}{c_text.signature(self._program, name)} {{\n{body}}}\n"
 
     def scope(self, node: isl.AstNode, level: int) -> list[str]:
         """C text of a node with the registers and buffers that live inside `level` loops."""
         outside, self._needed = self._needed, {}
         lines = self.lines(node, level)
-        here = [text for text, depth in self._needed.items() if depth >= level]
-        rest = {text: depth for text, depth in self._needed.items() if depth < level}
-        self._needed = {**outside, **rest}
-        return [*here, *lines]
+        here: dict[str, list[str]] = {}
+        for (kind, name), depth in self._needed.items():
+            if depth >= level:
+                here.setdefault(kind, []).append(name)
+            else:
+                outside[kind, name] = depth
+        self._needed = outside
+        return [*(f"{kind} {', '.join(names)};" for kind, names in here.items()), *lines]
 
     def lines(self, node: isl.AstNode, level: int) -> list[str]:
         """C text of a node; loops up to the next mark are at this level.
@@ -150,8 +181,8 @@ class _Writer:
         name = call.get_op_arg(0).to_C_str()
         passed = [affine(call.get_op_arg(at)) for at in range(1, call.get_op_n_arg())]
         if name not in self._placed:
-            base, _, word = name.rpartition("_")
-            self._needed.update(self.tiles[base].declarations())
+            base, _, word = name.partition("_")
+            self._needed.update(self.tiles[base].declarations(word))
             lines = self.tiles[base].lines(word, passed)
             return [*lines[:-1], f"{lines[-1]} /* {base} */"]
         statement = self._placed[name].statement

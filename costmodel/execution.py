@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel import plain_c
-from costmodel.codegen import c_function
+from costmodel.codegen import kept_c_function
 from costmodel.ir import Program
 from costmodel.measure import Measured, Options, measure
 from costmodel.schedule import ScheduledProgram
@@ -63,7 +63,7 @@ class Execution:
         self, scheduled: Sequence[ScheduledProgram], options: Options | None = None
     ) -> Measured:
         """All that is known of a batch."""
-        texts = [c_function(s, "f") for s in scheduled]
+        texts = [kept_c_function(s, "f") for s in scheduled]
         baseline = plain_c.function(self.program, "f")
         options = options or self.options
         found = measure(self.program, baseline, texts, flags=self.flags, options=options)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from costmodel import c_text, parallel
 from costmodel import search as searches
 from costmodel.codegen import c_function
+from costmodel.drop_in import Parameter, drop_in
 from costmodel.errors import CompileError, ScheduleError, UnsupportedProgram
 from costmodel.execution import FAST_FLAGS, QUICK, Execution
 from costmodel.fast_math import with_reciprocals
@@ -56,6 +57,7 @@ class Optimized:
     found:     all that was tried
     predicted: speedup on one thread by the model; None without one
     doubt:     deviation of the logarithm among the members of the model
+    parameters: of the C function the program was read from, if it was
     """
 
     program: Program
@@ -66,6 +68,7 @@ class Optimized:
     flags: tuple[str, ...]
     predicted: float | None = None
     doubt: float | None = None
+    parameters: tuple[Parameter, ...] | None = None
 
     @property
     def schedule(self) -> str:
@@ -73,13 +76,17 @@ class Optimized:
 
     @cached_property
     def c_source(self) -> str:
-        """A C file with the one function, under the program's name."""
+        """A C file with the one function, under the program's name.
+
+        Of a program from C it has the parameters of the function it was read from, in whose place
+        it can be compiled.
+        """
         head = [f"/* {self.program.name}, by: {self.schedule or 'no transformation'}"]
         if self.measured is not None:
             head.append(f"   measured: {self.measured:.2f} times as fast as before")
         elif self.predicted is not None:
             head.append(f"   predicted, not measured: {self.predicted:.2f} times as fast as before")
-        text = c_function(self.scheduled, self.program.name)
+        text = drop_in(self.scheduled, self.parameters)
         return "\n".join([*head, "*/", c_text.PRELUDE, text])
 
     @property
@@ -188,7 +195,7 @@ def optimize(
             f"execute_top must be at least 1 without a model, and 0 or more with one, got "
             f"{execute_top}"
         )
-    source = read(program, params=params, function=function)
+    source, parameters = _read(program, params, function)
     program = with_reciprocals(source) if fast_math else source
     reassociate = True if fast_math else None
     prediction = None if model is None else _prediction(model, caution)
@@ -227,7 +234,9 @@ def optimize(
     if prediction is not None:
         serial = _serial(scheduled, reassociate)
         (predicted,), (doubt,) = (x.tolist() for x in prediction.predicted([serial]))
-    return Optimized(program, scheduled, measured, noise, found, FAST_FLAGS, predicted, doubt)
+    return Optimized(
+        program, scheduled, measured, noise, found, FAST_FLAGS, predicted, doubt, parameters
+    )
 
 
 def _prediction(model: Model, caution: float) -> Prediction:
@@ -312,13 +321,22 @@ def read(
     function: str | None = None,
 ) -> Program:
     """The program of anything that `optimize` takes."""
-    if isinstance(program, Program):
-        return program
-    if isinstance(program, Kernel):
-        return program.program
-    from costmodel.c_frontend import from_c
+    return _read(program, params, function)[0]
 
-    return from_c(program, function=function, params=params or {})
+
+def _read(
+    program: Program | Kernel | str | Path,
+    params: Mapping[str, int] | None,
+    function: str | None,
+) -> tuple[Program, tuple[Parameter, ...] | None]:
+    """The program, and the parameters of the C function it was read from."""
+    if isinstance(program, Program):
+        return program, None
+    if isinstance(program, Kernel):
+        return program.program, None
+    from costmodel.c_frontend import from_c_with_parameters
+
+    return from_c_with_parameters(program, function=function, params=params or {})
 
 
 def _final(

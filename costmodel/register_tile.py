@@ -2,7 +2,8 @@
 
 A statement whose innermost loops are register loops falls into four kinds of calls: load the block,
 update it (once an iteration of the loops inside, unrolled over the block), store it, and the plain
-statement for instances in blocks that are cut by the border of the domain.
+statement for instances in blocks that the border of the domain cuts askew. Blocks that lack rows or
+end early have calls of their own (costmodel.blocks).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from costmodel import c_text
 from costmodel.affine import Affine
+from costmodel.blocks import Blocks, Row, Run
 from costmodel.errors import ScheduleError
 from costmodel.ir import (
     ITEM_BYTES,
@@ -35,61 +37,29 @@ from costmodel.ir import (
 )
 from costmodel.legality import direction, stride_along
 from costmodel.nest import Nest, Placed
-from costmodel.poly import domain_text, has_fraction, space_text
-from costmodel.schedule_tree import Leaf, pairs
+from costmodel.packed import Packed
+from costmodel.poly import has_fraction, space_text
+from costmodel.schedule_tree import Leaf, Order, pairs
 
 MAX_BUFFER_BYTES = 2**20  # they lie on the stack
 
 
-@attrs.frozen
-class Packed:
-    """A contiguous copy of a box of an array.
+@attrs.frozen(eq=False)
+class _Call:
+    """One kind of call.
 
-    bases:   per dimension, where the box lies: linear in the counts t0, t1, ... of the loops around
-    lows:    where it begins relative to that
-    extents: of the box
+    kind:    load, tile or store, of rows of a block with a run of lanes; or pack
+    places:  of the loops around it
+    n_loops: how many these are
     """
 
-    array: str
-    buffer: str
-    level: int
-    bases: tuple[Affine, ...]
-    lows: tuple[int, ...]
-    extents: tuple[int, ...]
-    shape: tuple[int, ...]
-
-    @property
-    def call(self) -> str:
-        return f"pack{self.array}"
-
-    def declaration(self, c_type: str) -> str:
-        extents = "".join(f"[{extent}]" for extent in self.extents)
-        return f"{c_type} {self.buffer}{extents} __attribute__((aligned(64)));"
-
-    def cell(self, access: Access, passed: list[Affine]) -> str:
-        """The copy of a cell."""
-        starts = self._starts(passed)
-        places = (i - start for i, start in zip(access.index, starts, strict=True))
-        return self.buffer + "".join(f"[{place}]" for place in places)
-
-    def copy(self, passed: list[Affine]) -> list[str]:
-        """Loops that fill the buffer; where the box sticks out of the array they stop."""
-        lines, source, target = [], self.array, self.buffer
-        for at, (start, extent, end) in enumerate(
-            zip(self._starts(passed), self.extents, self.shape, strict=True)
-        ):
-            name = f"p{at}"
-            lines.append(
-                f"for (int {name} = max(0, -({start})); {name} < min({extent}, {end} - ({start})); "
-                f"{name} += 1)"
-            )
-            source += f"[{start + Affine.of(name)}]"
-            target += f"[{name}]"
-        return [*lines, f"  {target} = {source};"]
-
-    def _starts(self, passed: list[Affine]) -> list[Affine]:
-        counts = {f"t{at}": count for at, count in enumerate(passed)}
-        return [b.substitute(counts) + low for b, low in zip(self.bases, self.lows, strict=True)]
+    kind: str
+    rows: tuple[Row, ...]
+    run: Run
+    places: isl.Set
+    n_loops: int
+    order: Order
+    pack: Packed | None = None
 
 
 class RegisterTile:
@@ -111,8 +81,10 @@ class RegisterTile:
         self._points = placed.dims[-self._n :]
         dtype = program.array(placed.statement.write.array).dtype
         self._bases: dict[tuple[Affine, ...], dict[str, Affine]] = {}
-        self._width = vector_bytes // ITEM_BYTES[dtype]
-        while self._points[-1].register % self._width:
+        self._strides: dict[Access, int] = {}
+        self._item_bytes = ITEM_BYTES[dtype]
+        self._width = vector_bytes // self._item_bytes
+        while self._width > self._points[-1].register:
             self._width //= 2
         self._c_type = c_text.C_TYPES[dtype]
         self._check()
@@ -131,133 +103,149 @@ class RegisterTile:
 
     # --- instances -------------------------------------------------------------------------------
 
-    @cached_property
-    def _to_loops(self) -> isl.Map:
-        """Instances to the loops around their block."""
-        loops = ", ".join(map(str, self._loops))
-        return isl.Map(f"{{ {space_text(self._placed.statement)} -> {self.name}_tile[{loops}] }}")
-
-    @cached_property
+    @property
     def domain(self) -> isl.Set:
-        return isl.Set(f"{{ {domain_text(self._placed.statement)} }}")
+        return self._blocks.domain
 
     @cached_property
-    def full(self) -> isl.Set:
-        """Places of the loops where no block, for any iteration of the loops inside, is cut.
-
-        A block is whole if its corners are in the domain, which is convex.
-        """
-        touched = self.domain.apply(self._to_loops)
-        whole = touched
-        for corner in itertools.product(*({0, dim.register - 1} for dim in self._points)):
-            at = " and ".join(
-                f"({dim.expression}) mod {dim.register} = {offset}"
-                for dim, offset in zip(self._points, corner, strict=True)
-            )
-            space = space_text(self._placed.statement)
-            instances = self.domain.intersect(isl.Set(f"{{ {space} : {at} }}"))
-            whole = whole.intersect(instances.apply(self._to_loops))
-        outside = self._named("load", self.hoist)
-        cut = touched.subtract(whole).apply(outside)
-        return whole.subtract(cut.apply(outside.reverse())).coalesce()
+    def _blocks(self) -> Blocks:
+        return Blocks(self._placed, self._loops, self._points, self.hoist)
 
     @property
     def _names(self) -> list[str]:
         return [f"t{level}" for level in range(len(self._loops))]
 
-    def _named(self, call: str, n_loops: int) -> isl.Map:
-        """The loops of the update to the outermost of them, under a call's name."""
-        names = self._names
-        return isl.Map(
-            f"{{ {self.name}_tile[{', '.join(names)}] -> "
-            f"{self.name}_{call}[{', '.join(names[:n_loops])}] }}"
-        )
+    @cached_property
+    def _calls(self) -> dict[str, _Call]:
+        """All calls by their words, in the order of those in one iteration of the same loops."""
+        found: dict[str, _Call] = {}
+        order, h, n = self._placed.order, self.hoist, len(self._loops)
+        parts = itertools.count(1)
+
+        def add(call: _Call) -> None:
+            found[f"{call.kind}{len(found)}"] = call
+
+        def outer(kind: str, rows: tuple[Row, ...], run: Run, places: isl.Set, part: int) -> None:
+            at = pairs(order[: h + 1], part)
+            add(_Call(kind, rows, run, places, h, at))
+
+        for pack in self.packs:
+            if pack.level <= h:
+                places = self._held.apply(self._blocks.named("held", pack.level))
+                at = pairs(order[: pack.level + 1], -1)
+                add(_Call("pack", (), (0, 0), places, pack.level, at, pack))
+        for family in self._blocks.families:
+            for rows, places in family.held:
+                outer("load", rows, family.run, places, next(parts))
+            shared = next(parts)
+            inside = tuple((number, 0) for number in order[h + 1 : n + 1])
+            for pack in self.packs:
+                if pack.level > h:
+                    places = family.places.apply(self._blocks.named("held", pack.level))
+                    at = (*pairs(order[: h + 1], shared), *inside)[: pack.level]
+                    at = (*at, (order[pack.level], -1))
+                    add(_Call("pack", (), (0, 0), places, pack.level, at, pack))
+            for number, (rows, places) in enumerate(family.updates):
+                at = (*pairs(order[: h + 1], shared), *inside[:-1], (order[n], number))
+                if h == n:
+                    at = pairs(order[: h + 1], next(parts))
+                add(_Call("tile", rows, family.run, places, n, at))
+            for rows, places in family.held:
+                outer("store", rows, family.run, places, next(parts))
+        return found
+
+    @cached_property
+    def _held(self) -> isl.Set:
+        """Places of the loops around blocks that are updated in registers."""
+        held = self.domain.apply(self._blocks.to_loops)
+        held = held.subtract(held)
+        for family in self._blocks.families:
+            held = held.union(family.places)
+        return held.coalesce()
 
     def domains(self) -> isl.UnionSet:
         """Instances of all kinds of calls."""
-        rest = self.domain.subtract(self.full.apply(self._to_loops.reverse())).coalesce()
-        parts = [self.full, rest]
-        for call in ("load", "store"):
-            parts.append(self.full.apply(self._named(call, self.hoist)))
-        for pack in self.packs:
-            parts.append(self.full.apply(self._named(pack.call, pack.level)))
-        total = isl.UnionSet("{ }")
-        for part in parts:
-            total = total.union(isl.UnionSet.from_set(part))
+        total = isl.UnionSet.from_set(self._blocks.rest)
+        for word, call in self._calls.items():
+            places = call.places.set_tuple_name(f"{self.name}_{word}")
+            total = total.union(isl.UnionSet.from_set(places))
         return total
 
     def leaves(self) -> Iterator[Leaf]:
-        order, h, names = self._placed.order, self.hoist, self._names
-        outside, whole = tuple(names[:h]), tuple(names)
-        inside = tuple((number, 0) for number in order[h + 1 : len(whole) + 1])
-        tile = (*pairs(order[: h + 1], 1), *inside)
-        for word, part in (("load", 0), ("store", 2)):
-            yield Leaf(
-                f"{self.name}_{word}[{', '.join(outside)}]", outside, pairs(order[: h + 1], part)
-            )
-        for pack in self.packs:
-            dims, at = tuple(names[: pack.level]), order[: pack.level + 1]
-            before = pairs(at, -1) if pack.level <= h else (*tile[: pack.level], (at[-1], -1))
-            yield Leaf(f"{self.name}_{pack.call}[{', '.join(dims)}]", dims, before)
-        yield Leaf(f"{self.name}_tile[{', '.join(whole)}]", whole, tile)
-        rest = Leaf.of(self._placed)
-        yield Leaf(rest.space, rest.dims, (*pairs(order[: h + 1], 3), *rest.order[h + 1 :]))
+        last = 0
+        for word, call in self._calls.items():
+            dims = tuple(self._names[: call.n_loops])
+            yield Leaf(f"{self.name}_{word}[{', '.join(dims)}]", dims, call.order)
+            last = max(last, *(part for _, part in call.order))
+        h, rest = self.hoist, Leaf.of(self._placed)
+        at = pairs(self._placed.order[: h + 1], last + 1)
+        yield Leaf(rest.space, rest.dims, (*at, *rest.order[h + 1 :]))
 
     # --- C text ----------------------------------------------------------------------------------
 
-    def typedef(self) -> str:
-        """The vector type; loads and stores of it need no alignment beyond an element's."""
-        size = self._width * {"float": 4, "double": 8, "int": 4}[self._c_type]
-        attributes = f"vector_size({size}), aligned({size // self._width}), may_alias"
-        return f"typedef {self._c_type} {self._vector} __attribute__(({attributes}));"
+    def typedefs(self) -> list[str]:
+        """The vector types; loads and stores of them need no alignment beyond an element's."""
+        size = self._item_bytes
+        widths = {w for f in self._blocks.families for _, w in self._vectors(f.run)}
+        return [
+            f"typedef {self._c_type} {self._vector(width)} "
+            f"__attribute__((vector_size({size * width}), aligned({size}), may_alias));"
+            for width in sorted(widths)
+        ]
 
-    @property
-    def _vector(self) -> str:
-        return f"{self._c_type}x{self._width}"
+    def _vector(self, width: int) -> str:
+        return f"{self._c_type}x{width}"
 
-    def declarations(self) -> dict[str, int]:
-        """Registers and buffers, each with the number of loops around it."""
-        buffers = {pack.declaration(self._c_type): pack.level for pack in self.packs}
-        return {**buffers, self._registers(): self.hoist}
+    def _vectors(self, run: Run) -> Iterator[tuple[int, int]]:
+        """First lane and length of the vectors of a row: the longest, then halves of it."""
+        at, width = run[0], self._width
+        while at < run[1]:
+            while width > run[1] - at:
+                width //= 2
+            yield at, width
+            at += width
 
-    def _registers(self) -> str:
-        names = dict.fromkeys(self._held(offsets) for offsets in self._offsets())
-        return f"{self._vector} {', '.join(names)};"
+    def declarations(self, word: str) -> dict[tuple[str, str], int]:
+        """What a call needs: types and names, each with the number of loops around it."""
+        call = self._calls[word]
+        if call.pack:
+            return {(self._c_type, call.pack.declarator): call.pack.level}
+        return {
+            (self._vector(width), self._held_in((*row, at), width)): self.hoist
+            for row in call.rows
+            for at, width in self._vectors(call.run)
+        }
 
     def lines(self, word: str, passed: list[Affine]) -> list[str]:
-        """C text of a call: load, tile or store, with the counts of the loops around it."""
-        for pack in self.packs:
-            if pack.call == word:
-                return pack.copy(passed)
+        """C text of a call, with the counts of the loops around it."""
+        call = self._calls[word]
+        if call.pack:
+            return call.pack.copy(passed)
         lines: list[str] = []
-        for offsets in self._offsets():
-            held = self._held(offsets)
-            values = self._iterators(passed, offsets)
-            cell = f"*({self._vector} *)&{self._show(moved(self._statement.write, values))}"
-            if word == "load":
+        for row, (at, width) in itertools.product(call.rows, self._vectors(call.run)):
+            held = self._held_in((*row, at), width)
+            values = self._iterators(passed, (*row, at))
+            vector = self._vector(width)
+            cell = f"*({vector} *)&{self._show(moved(self._statement.write, values))}"
+            if call.kind == "load":
                 lines.append(f"{held} = {cell};")
-            elif word == "store":
+            elif call.kind == "store":
                 lines.append(f"{cell} = {held};")
             else:
-                text, is_vector = self._value(values, held, passed)
-                broadcast = "" if is_vector else f"({self._vector}){{0}} + "
+                text, is_vector = self._value(values, held, vector, passed)
+                broadcast = "" if is_vector else f"({vector}){{0}} + "
                 lines.append(f"{held} = {broadcast}{text};")
         # Places that write one cell load and store it once, but each of them updates it.
-        return lines if word == "tile" else list(dict.fromkeys(lines))
+        return lines if call.kind == "tile" else list(dict.fromkeys(lines))
 
     @property
     def _statement(self) -> Statement:
         return self._placed.statement
 
-    def _offsets(self) -> Iterator[tuple[int, ...]]:
-        """Places in the block at which vectors begin, in the order of the loops."""
-        *outer, last = (dim.register for dim in self._points)
-        return itertools.product(*map(range, outer), range(0, last, self._width))
-
-    def _held(self, offsets: tuple[int, ...]) -> str:
+    def _held_in(self, offsets: tuple[int, ...], width: int) -> str:
         """The register of a cell: offsets that write the same cell have the same."""
         places = "_".join(str(move).replace("-", "m") for move in self._cell_moves(offsets))
-        return f"{self.name}_{places}"
+        return f"{self.name}_{places}" + (f"_x{width}" if width < self._width else "")
 
     def _iterators(self, passed: list[Affine], offsets: tuple[int, ...]) -> dict[str, Affine]:
         """The statement's iterators at a place in the block, from the loops' counts.
@@ -315,7 +303,7 @@ class RegisterTile:
         )
 
     def _value(
-        self, values: Mapping[str, Affine], held: str, passed: list[Affine]
+        self, values: Mapping[str, Affine], held: str, vector: str, passed: list[Affine]
     ) -> tuple[str, bool]:
         """C text of the new value at a place in the block, and whether it is a vector."""
 
@@ -327,7 +315,7 @@ class RegisterTile:
                     cell = self._cell(moved(access, values), passed)
                     if self._stride(access) == 0:
                         return cell, False
-                    return f"*(const {self._vector} *)&{cell}", True
+                    return f"*(const {vector} *)&{cell}", True
                 case Binary(op, left, right):
                     (a, is_a), (b, is_b) = go(left), go(right)
                     return f"({a} {op} {b})", is_a or is_b
@@ -355,9 +343,10 @@ class RegisterTile:
     def _packed(self, array: str, level: int) -> Packed:
         """The buffer of an array: what the loops inside `level` reach of it, in a box."""
         access = next(a for a in self._statement.reads if a.array == array)
+        declared = self._program.array(array)
         counts = [Affine.of(name) for name in self._names]
         outer = dict.fromkeys(self._names[level:], Affine())
-        bases, lows, extents = [], [], []
+        bases, lows, extents, is_inside = [], [], [], []
         corners = list(itertools.product(*({0, dim.register - 1} for dim in self._points)))
         for at in range(len(access.index)):
             places = [
@@ -370,10 +359,11 @@ class RegisterTile:
             bases.append(base)
             lows.append(low)
             extents.append(high - low + 1)
-        declared = self._program.array(array)
+            first, last = self._reach(base)
+            is_inside.append(first + low >= 0 and last + high < declared.shape[at])
         packed = Packed(
             array, f"{self.name}_{array}", level, tuple(bases), tuple(lows), tuple(extents),
-            declared.shape,
+            declared.shape, tuple(is_inside),
         )  # fmt: skip
         size = declared.size_bytes // max(1, declared.n_items) * math.prod(extents)
         if size > MAX_BUFFER_BYTES:
@@ -386,7 +376,7 @@ class RegisterTile:
     def _reach(self, expression: Affine) -> tuple[int, int]:
         """Least and greatest value over the whole blocks."""
         names = ", ".join(self._names)
-        values = self.full.apply(isl.Map(f"{{ {self.name}_tile[{names}] -> [{expression}] }}"))
+        values = self._held.apply(isl.Map(f"{{ {self.name}_tile[{names}] -> [{expression}] }}"))
         if values.is_empty():
             return 0, 0
         return values.dim_min_val(0).to_python(), values.dim_max_val(0).to_python()
@@ -396,7 +386,7 @@ class RegisterTile:
     def _check(self) -> None:
         write = self._statement.write
         for access in self._statement.reads:
-            if access.array == write.array and access != write:
+            if access.array == write.array and access != write and self._is_held(access):
                 raise self._refusal(f"reads {access} beside {write}, which registers hold")
             if self._stride(access) not in (0, 1):
                 raise self._refusal(f"moves {access} by {self._stride(access)} along the vectors")
@@ -414,6 +404,19 @@ class RegisterTile:
             raise self._refusal("mixes int32 and constants with a fraction")
         self._check_cells()
 
+    def _is_held(self, access: Access) -> bool:
+        """Whether a cell read from memory is written between the load and store of a block."""
+        space = space_text(self._statement)
+        reads, writes = (
+            isl.Map(f"{{ {space} -> {a.array}[{', '.join(map(str, a.index))}] }}").intersect_domain(
+                self.domain
+            )
+            for a in (access, self._statement.write)
+        )
+        place = self._blocks.to_loops.apply_range(self._blocks.named("held", self.hoist))
+        together = place.apply_range(place.reverse())
+        return not bool(writes.apply_range(reads.reverse()).intersect(together).is_empty())
+
     def _check_loops(self) -> None:
         """The loops over a block are innermost, as the step made them."""
         loops, points = self._placed.dims[: -self._n], self._placed.dims[-self._n :]
@@ -430,10 +433,11 @@ class RegisterTile:
     def _check_cells(self) -> None:
         """A cell of the block lies in one lane of one register."""
         lanes: dict[tuple[int, ...], tuple[str, int]] = {}
-        for *outer, last in self._offsets():
-            held = self._held((*outer, last))
-            for lane in range(self._width):
-                cell = self._cell_moves((*outer, last + lane))
+        size = self._points[-1].register
+        for row, (at, width) in itertools.product(self._blocks.rows, self._vectors((0, size))):
+            held = self._held_in((*row, at), width)
+            for lane in range(width):
+                cell = self._cell_moves((*row, at + lane))
                 if lanes.setdefault(cell, (held, lane)) != (held, lane):
                     raise self._refusal(
                         f"writes {self._statement.write} such that registers of a block overlap"
@@ -443,7 +447,11 @@ class RegisterTile:
         return ScheduleError(f"{self._placed.name} {reason}")
 
     def _stride(self, access: Access) -> int:
-        return stride_along(self._program, access, self._direction(len(self._placed.dims) - 1))
+        """Elements by which an access moves along the vectors."""
+        if access not in self._strides:
+            moves = self._direction(len(self._placed.dims) - 1)
+            self._strides[access] = stride_along(self._program, access, moves)
+        return self._strides[access]
 
     def _direction(self, level: int) -> dict[str, int]:
         return direction(self._placed, level)

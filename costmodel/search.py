@@ -12,13 +12,15 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.codegen import c_function
+from costmodel.codegen import kept_c_function
 from costmodel.errors import ScheduleError
 from costmodel.ir import Program
 from costmodel.schedule import Schedule, ScheduledProgram, apply
-from costmodel.space import KINDS, Kind, Space, by_work
+from costmodel.space import KINDS, Kind, Space, by_work, inlinings, resized
 
 T = TypeVar("T")
+
+MAX_FORMS = 3  # of the program with a temporary inlined that a search begins from
 
 #: Of two legal schedules with equal keys a search tries one.
 Key = Callable[[ScheduledProgram], Hashable]
@@ -26,7 +28,7 @@ Key = Callable[[ScheduledProgram], Hashable]
 
 def by_text(scheduled: ScheduledProgram) -> Hashable:
     """The C: what costs a compiler call should be new."""
-    return c_function(scheduled, "f")
+    return kept_c_function(scheduled, "f")
 
 
 def by_nest(scheduled: ScheduledProgram) -> Hashable:
@@ -179,15 +181,19 @@ def free_search(
 
     Where running a batch costs more than the schedules in it, few full levels find more than the
     paper's many narrow ones: a decision that pays only together with a later kind is not dropped
-    for want of a gain of its own, since the later kind was offered from the start as well.
+    for want of a gain of its own, since the later kind was offered from the start as well. Inlining
+    is a decision on the program and gains by what follows: each form of the program goes on from
+    the first level, however fast it is by itself. Sizes of steps taken are tried anew at each
+    level, since a large group of decisions is thinned.
 
     depth: levels; the search ends before if one brings nothing better
     limit: candidates a level, evenly taken from those of each kind
     """
     candidates = Candidates(program, reassociate, key)
     decisions = list(levels(program, KINDS[space]))
-    found = Found(evaluated(evaluate, list(candidates.legal([[Schedule()]]))))
-    front = [(found.tried[0], 0)]  # with the place of the first decision still to come
+    forms = [[Schedule()], *_inlined(program, [name for _, name in decisions], space)]
+    found = Found(evaluated(evaluate, list(candidates.legal(forms))))
+    front = [(tried, 0) for tried in found.tried]  # with the place of the first decision to come
     for _ in range(depth):
         if stop():
             break
@@ -195,6 +201,9 @@ def free_search(
             [(alternatives, place + 1) for alternatives in extended(t.scheduled, kind, name)]
             for t, start in front
             for place, (kind, name) in enumerate(decisions[start:], start)
+        ]
+        groups += [
+            [((schedule,), start) for schedule in resized(t.scheduled)] for t, start in front
         ]
         level: list[tuple[ScheduledProgram, int]] = []
         for group in _shared(groups, limit):
@@ -276,6 +285,15 @@ def _by_chance(
                 (at,) = legal
                 break
     return at.schedule
+
+
+def _inlined(program: Program, names: Iterable[str], space: Space) -> list[list[Schedule]]:
+    """The program with one temporary computed where it is read, for each of the first few."""
+    if inlinings not in KINDS[space]:
+        return []
+    (plain,) = Candidates(program, key=by_nest).legal([[Schedule()]])
+    options = (list(extended(plain, inlinings, name)) for name in dict.fromkeys(names))
+    return [list(schedules) for option in options for schedules in option][:MAX_FORMS]
 
 
 def levels(program: Program, kinds: Iterable[Kind]) -> Iterator[tuple[Kind, str]]:

@@ -14,12 +14,13 @@ from typing import Literal
 
 import islpy as isl
 
+from costmodel import legality
 from costmodel.codegen import VECTOR_BYTES
 from costmodel.ir import ITEM_BYTES, Program
 from costmodel.legality import direction, stride_along
 from costmodel.nest import Nest, Placed
-from costmodel.poly import domain_text
-from costmodel.schedule import ScheduledProgram
+from costmodel.poly import domain_text, polyhedral
+from costmodel.schedule import Schedule, ScheduledProgram
 from costmodel.steps import (
     Contract,
     Fuse,
@@ -46,7 +47,9 @@ TILE_SIZES = (32, 64, 128)
 UNROLL_FACTORS = (4, 8, 16)
 SHIFTS = (0, 1, 2)
 ROWS = (2, 3, 4)
-#: Rows and vectors of a block; 16 registers hold up to twelve of them and what they are made of.
+#: Vectors of a row, and rows and vectors of a block; 16 registers hold up to twelve of them and
+#: what they are made of.
+STRIPS = (1, 2, 3, 4, 6, 8, 12)
 BLOCKS = ((2, 4), (3, 4), (4, 2), (6, 2), (4, 3), (8, 1), (12, 1))
 
 
@@ -143,12 +146,12 @@ def vectors(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
 
 
 def register_tiles(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]:
-    """Blocks of one or two loops of the statement in a nest of its own, with and without packing.
+    """Blocks of one or two loops that the statement has for itself, with and without packing.
 
-    The loops around a block: those that move what is written first, in either order, so that the
-    block stays in registers over the rest.
+    It has as many of them as it may. The loops around a block: those that move what is written
+    first, in either order, so that the block stays in registers over the rest.
     """
-    program, prefix = scheduled.program, isolation(scheduled.nest, name)
+    program, prefix = scheduled.program, _most_alone(scheduled, name)
     nest = after(scheduled.nest, prefix)
     placed = nest.find(name)
     levels = [level for level in band(nest, name) if placed.dims[level].divisor == 1]
@@ -173,10 +176,51 @@ def register_tiles(scheduled: ScheduledProgram, name: str) -> Iterator[Decision]
                 yield from (((*steps, pack),) for pack in _packs(program, turned, name))
 
 
-def isolation(nest: Nest, name: str) -> Steps:
-    """Steps that give a statement a nest of its own, cutting loops before and after it."""
+def _most_alone(scheduled: ScheduledProgram, name: str) -> Steps:
+    """Steps that give a statement loops of its own from the outermost level where that is legal."""
+    poly = polyhedral(scheduled.program)
+    for outermost in range(len(scheduled.nest.find(name).dims)):
+        steps = isolation(scheduled.nest, name, outermost)
+        # Sums may be re-associated or not: cutting loops leaves their order alone.
+        if not steps or legality.is_legal(poly, after(scheduled.nest, steps), False):
+            return steps
+    return ()
+
+
+def resized(scheduled: ScheduledProgram) -> Iterator[Schedule]:
+    """The schedule with other sizes in one of its steps."""
+    steps = scheduled.schedule.steps
+    for at, step in enumerate(steps):
+        for other in _with_other_sizes(scheduled, step):
+            if other != step:
+                yield Schedule((*steps[:at], other, *steps[at + 1 :]))
+
+
+def _with_other_sizes(scheduled: ScheduledProgram, step: Step) -> Iterator[Step]:
+    match step:
+        case RegisterTile(name, levels_sizes):
+            write = scheduled.nest.find(name).statement.write
+            lanes = VECTOR_BYTES // ITEM_BYTES[scheduled.program.array(write.array).dtype]
+            match levels_sizes[::2]:
+                case (level,):
+                    for n in STRIPS:
+                        yield RegisterTile(name, (level, n * lanes))
+                case (outer, level):
+                    for rows, n in BLOCKS:
+                        yield RegisterTile(name, (outer, rows, level, n * lanes))
+        case Tile(name, level, sizes):
+            for place, size in enumerate(sizes):
+                for other in (size // 2, size * 2):
+                    yield Tile(name, level, (*sizes[:place], other, *sizes[place + 1 :]))
+
+
+def isolation(nest: Nest, name: str, outermost: int = 0) -> Steps:
+    """Steps that give a statement loops of its own, from a level inwards.
+
+    Loops are cut before and after it.
+    """
     steps: list[Step] = []
-    for level in reversed(range(len(nest.find(name).dims))):
+    for level in reversed(range(outermost, len(nest.find(name).dims))):
         for is_before in (True, False):
             at = nest.find(name)
             others = [p for p in nest.loop(name, level) if p.name != name]

@@ -265,8 +265,8 @@ class RegisterTile(Step):
         levels = [level for level, _ in self.blocks]
         if not levels or len(self.levels_sizes) % 2 or levels != sorted(set(levels)):
             raise ScheduleError(f"{self}: give level, size pairs with growing levels")
-        if min(size for _, size in self.blocks) < 1:
-            raise ScheduleError(f"{self}: block sizes must be at least 1")
+        if min(size for _, size in self.blocks) < 2:
+            raise ScheduleError(f"{self}: block sizes must be at least 2")
         innermost = len(nest.find(self.statement).dims) - 1
         members = nest.band(self.statement, levels[0], innermost)
         if len(members) != 1:

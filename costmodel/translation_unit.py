@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from common import native
-from costmodel.c_text import C_TYPES, PRELUDE
+from costmodel.c_text import PRELUDE, pointer_type
 from costmodel.ir import Array, Program
 
 #: For labels: cheaper than -O3, and nearer to "the schedule decides", since gcc then exchanges no
@@ -122,15 +122,8 @@ def unit_text(program: Program, texts: Sequence[str]) -> str:
 
 def entry_text(arrays: Sequence[Array], function: str, symbol: str) -> str:
     """`void symbol(void **arrays)` that calls `function` with the arrays in their types."""
-    arguments = ", ".join(f"({_pointer(array)})arrays[{i}]" for i, array in enumerate(arrays))
+    arguments = ", ".join(f"({pointer_type(array)})arrays[{i}]" for i, array in enumerate(arrays))
     return f"EXPORT void {symbol}(void **arrays) {{ {function}({arguments}); }}\n"
-
-
-def _pointer(array: Array) -> str:
-    kind = ("const " if array.role == "in" else "") + C_TYPES[array.dtype]
-    if len(array.shape) < 2:
-        return f"{kind} *"
-    return f"{kind} (*)" + "".join(f"[{extent}]" for extent in array.shape[1:])
 
 
 def _recipe(program: Program, texts: Sequence[str], flags: Sequence[str]) -> native.Recipe:

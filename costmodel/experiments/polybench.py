@@ -30,6 +30,7 @@ HALIDE = ("mullapudi2016", "li2018", "adams2019")
 DTYPES = ("float32", "float64")
 SIZES = ("mini", "small", "medium", "large")
 MATMUL = 512
+CHANNELS = 3
 #: Halide multiplies by the reciprocal where the source divides by a constant; here so do we.
 HALIDE_RULES = ("blur",)
 
@@ -38,8 +39,8 @@ HALIDE_RULES = ("blur",)
 class Settings:
     """kernels, size, dtype: of PolyBench;  budget_s: of each search;  passes: of the last timing.
 
-    limit: candidates a level of the search;  image: rows and columns that blur works on, 0 to
-    leave blur and the matrix product out
+    limit: candidates a level of the search;  image: rows and columns of the three channels that
+    blur works on, 0 to leave blur and the matrix product out
     """
 
     kernels: list[str] = attrs.field(validator=deep_iterable(attrs.validators.instance_of(str)))
@@ -84,7 +85,7 @@ def _program(settings: Settings, kernel: str) -> Program:
     if kernel == "matmul":
         sizes = dict.fromkeys(("NI", "NJ", "NK"), MATMUL)
     elif kernel == "blur":
-        sizes = dict.fromkeys(programs.sizes("blur", "mini"), settings.image)
+        sizes = {"C": CHANNELS, "H": settings.image, "W": settings.image}
     else:
         return programs.load(kernel, settings.size, cast("Any", settings.dtype))
     path = programs.source_path(kernel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from costmodel.codegen import c_function
 from costmodel.errors import ScheduleError
 from costmodel.ir import Program
 from costmodel.schedule import apply
@@ -124,6 +125,77 @@ OTHERS = {
             "interchange(S0, 0, 1); register_tile(S0, 0, 3, 1, 8); pack(S0, A, 2)",
         ],
     ),
+    "blocks that begin late": (
+        """
+        def f(some_in: "in float32[11, 30]", C: "inout float32[11, 30]"):
+            for i in range(2, 9):
+                for j in range(3, 29):
+                    for k in range(4):
+                        C[i, j] = C[i, j] + some_in[k, j] * some_in[i, k]
+        """,
+        [
+            "register_tile(S0, 0, 4, 1, 16)",
+            "register_tile(S0, 0, 2, 1, 12)",
+            "register_tile(S0, 0, 5, 1, 32)",
+            "interchange(S0, 0, 1); register_tile(S0, 0, 12)",
+            "tile(S0, 0, 3, 8); register_tile(S0, 2, 2, 3, 8)",
+        ],
+    ),
+    "rows that end one after the other": (
+        """
+        def f(A: "in float64[23, 23]", B: "in float64[23, 23]", C: "inout float64[23, 23]"):
+            for i in range(23):
+                for j in range(23):
+                    for k in range(i):
+                        C[i, j] = C[i, j] + A[i, k] * B[k, j]
+        """,
+        [
+            "register_tile(S0, 0, 4, 1, 8)",
+            "register_tile(S0, 0, 6, 1, 4); pack(S0, B, 1); pack(S0, A, 2)",
+            "register_tile(S0, 0, 6, 1, 4); pack(S0, B, 3); pack(S0, A, 0)",
+            "register_tile(S0, 0, 4, 1, 8); interchange(S0, 0, 1); pack(S0, B, 1); parallel(S0, 0)",
+            "reverse(S0, 2); register_tile(S0, 0, 4, 1, 8)",
+            "tile(S0, 0, 8, 8, 8); register_tile(S0, 3, 4, 4, 8); pack(S0, B, 3)",
+        ],
+    ),
+    "one row of a block in two iterations of a shared loop": (
+        """
+        def f(A: "in int32[13, 13, 9]", C: "inout int32[13, 9]"):
+            for i in range(13):
+                for k in range(i, 13):
+                    for j in range(9):
+                        C[i, j] = C[i, j] + A[i, k, j]
+        """,
+        [
+            "register_tile(S0, 0, 4, 2, 4)",
+            "register_tile(S0, 0, 3, 1, 2, 2, 4)",
+            "register_tile(S0, 1, 4, 2, 8); interchange(S0, 1, 2)",
+        ],
+    ),
+    "rows read that are written in other blocks": (
+        """
+        def f(A: "in int32[13, 13]", B: "inout int32[13, 21]"):
+            for i in range(13):
+                for j in range(21):
+                    for k in range(i + 1, 13):
+                        B[i, j] = B[i, j] + A[k, i] * B[k, j]
+        """,
+        [
+            "register_tile(S0, 1, 8)",
+            "register_tile(S0, 1, 20)",
+            "interchange(S0, 0, 1); register_tile(S0, 0, 12)",
+        ],
+    ),
+    "a row read that was written before": (
+        """
+        def f(A: "inout float64[9, 30]", x: "in float64[5]"):
+            for i in range(1, 9):
+                for k in range(5):
+                    for j in range(30):
+                        A[i, j] = A[i, j] + A[i - 1, j] * x[k]
+        """,
+        ["register_tile(S0, 2, 16)", "interchange(S0, 1, 2); register_tile(S0, 1, 12)"],
+    ),
     "beside others": (
         """
         def f(A: "in int32[9, 9]", B: "in int32[9, 17]", C: "inout int32[9, 17]",
@@ -163,6 +235,26 @@ def f(a: "in int32[9]", b: "in int32[17]", c: "inout int32[25]"):
 
 REFUSED = {
     "registers of a block overlap": (PRODUCT, "register_tile(S0, 0, 2, 1, 8)"),
+    "which registers hold": (
+        """
+        def f(A: "in int32[13, 13]", B: "inout int32[13, 21]"):
+            for i in range(13):
+                for j in range(21):
+                    for k in range(i + 1, 13):
+                        B[i, j] = B[i, j] + A[k, i] * B[k, j]
+        """,
+        "register_tile(S0, 0, 2, 1, 8)",
+    ),
+    "reads A": (
+        """
+        def f(A: "inout int32[9, 30]"):
+            for i in range(1, 9):
+                for j in range(30):
+                    A[i, j] = A[i, j] + A[i - 1, j]
+        """,
+        "register_tile(S0, 0, 2, 1, 8)",
+    ),
+    "at least 2": (MATMUL.format(t="int32", n=9, m=9, k=9), "register_tile(S0, 0, 1, 1, 8)"),
     "loops changed after": (
         MATMUL.format(t="int32", n=9, m=9, k=9),
         "register_tile(S0, 0, 2, 1, 8); interchange(S0, 2, 3)",
@@ -222,3 +314,19 @@ def test_what_registers_cannot_hold_is_refused_by_apply(reason: str) -> None:
 def test_a_product_of_polynomials_may_hold_one_row_of_its_block() -> None:
     program = Program.parse(PRODUCT)
     assert_same_results([apply(program, "register_tile(S0, 1, 8)")])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "register_tile(S0, 0, 6, 1, 16)",
+        "register_tile(S0, 0, 5, 1, 8); pack(S0, B, 1)",
+        "register_tile(S0, 1, 24); pack(S0, A, 1)",
+    ],
+)
+def test_the_border_of_a_rectangle_is_updated_in_registers_too(schedule: str) -> None:
+    program = Program.parse(MATMUL.format(t="float32", n=32, m=45, k=7))
+    text = c_function(apply(program, schedule), "f")
+    assert "C[" in text
+    for line in text.splitlines():
+        assert "C[" not in line or "(floatx" in line or "void" in line

@@ -80,7 +80,7 @@ WRONG = {
     "skew(S1, 1, 1, 2)": r"^skew\(S1, 1, 1, 2\): the outer level must be less",
     "register_tile(S1, 1, 4, 1, 8)": "level, size pairs with growing levels",
     "register_tile(S1, 1)": "level, size pairs with growing levels",
-    "register_tile(S1, 1, 0)": "block sizes must be at least 1",
+    "register_tile(S1, 1, 0)": "block sizes must be at least 2",
     "fuse(S0, S0, 1)": "a statement cannot be fused with itself",
     "fuse(S0, S1, 0)": "depth is the number of common loops, at least 1",
     # shapes of the nest

@@ -5,6 +5,7 @@ import pytest
 
 from costmodel import legality, search, space
 from costmodel.codegen import c_function
+from costmodel.ir import Program
 from costmodel.poly import polyhedral
 from costmodel.schedule import Schedule, apply
 from costmodel.tree_search import mcts
@@ -129,7 +130,7 @@ def test_a_level_is_one_question_to_the_evaluator():
 def test_keys_by_nest_need_no_code_and_find_the_same(monkeypatch):
     program = matmul(64, "int32")
     with_code = search.exhaustive_search(program, Made(lambda text: 1.0))
-    monkeypatch.setattr(search, "c_function", None)
+    monkeypatch.setattr(search, "kept_c_function", None)
     without = search.exhaustive_search(program, Made(lambda text: 1.0), key=search.by_nest)
     monkeypatch.undo()
     texts = [{c_function(t.scheduled, "f") for t in found.tried} for found in (with_code, without)]
@@ -164,3 +165,49 @@ def test_large_groups_are_thinned_and_small_ones_kept():
     assert shared[0] == [1, 2]
     assert shared[2][0] == 0
     assert shared[2][-1] == 99
+
+
+BLUR = """
+def f(A: "in float32[40, 40]", row: "temp float32[40, 38]", B: "out float32[38, 38]"):
+    for i in range(40):
+        for j in range(38):
+            row[i, j] = A[i, j] + A[i, j + 2]
+    for i in range(38):
+        for j in range(38):
+            B[i, j] = row[i, j] + row[i + 2, j]
+"""
+
+
+def test_a_free_search_goes_on_from_an_inlined_form_that_is_slow_by_itself():
+    def value(text):
+        if "inline" in text:
+            return 3.0 if "register_tile" in text else 0.1
+        return 1.0 + 0.01 * len(text) / (1 + len(text))
+
+    found = search.free_search(Program.parse(BLUR), Made(value), beam=2, limit=20)
+    assert "inline(S0); register_tile(" in str(found.best.scheduled.schedule)
+
+
+def test_statements_get_register_tiles_within_loops_they_share():
+    text = """
+    def f(A: "inout float32[9, 9]", C: "in float32[9, 9]", total: "temp float32[9]"):
+        for r in range(9):
+            for p in range(9):
+                total[p] = 0
+                for s in range(9):
+                    total[p] = total[p] + A[r, s] * C[s, p]
+            for p in range(9):
+                A[r, p] = total[p]
+    """
+    plain = apply(Program.parse(text))
+    first = next(space.register_tiles(plain, "S1"))
+    assert str(Schedule(first[0])) == "unfuse(S1, 1); register_tile(S1, 1, 8)"
+
+
+def test_other_sizes_change_one_step_in_its_sizes_alone():
+    before = "tile(S0, 2, 32); register_tile(S0, 0, 4, 1, 16)"
+    changed = [str(s) for s in space.resized(apply(matmul(64, "float32"), before))]
+    assert "tile(S0, 2, 64); register_tile(S0, 0, 4, 1, 16)" in changed
+    assert "tile(S0, 2, 32); register_tile(S0, 0, 6, 1, 16)" in changed
+    assert before not in changed
+    assert len(changed) == len(set(changed)) == 2 + len(space.BLOCKS) - 1
