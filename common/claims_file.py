@@ -49,7 +49,11 @@ class Point:
 
 @attrs.frozen
 class Claim:
-    """Something a paper says in a number or a shape, and when ours counts as reproducing it."""
+    """Something a paper says in a number or a shape, and when ours counts as reproducing it.
+
+    equal_footing, limit: claims of the same file to show beside it: ours over a peer as strong as
+    we can make it, and the share of the machine's limit that ours reaches
+    """
 
     id: str
     where: str
@@ -65,6 +69,8 @@ class Claim:
     not_attempted: str | None = None
     note: str | None = None
     headline: bool | None = None
+    equal_footing: str | None = None
+    limit: str | None = None
 
     @property
     def package(self) -> str:
@@ -110,6 +116,8 @@ def parse(path: Path, package: str) -> dict[str, Claim]:
         if claim.id in claims:
             raise ClaimsError(f"{path}: claim {claim.id!r} stands twice")
         claims[claim.id] = claim
+    for claim in claims.values():
+        _check_named(claim, claims, f"{path}: claim {claim.id!r}")
     return claims
 
 
@@ -118,7 +126,9 @@ def _claim(table: dict[str, Any], place: str, package: str) -> Claim:
     for name in ("id", "where", "metric", "unit", "source", "setting", "better", "comparable"):
         if name not in table:
             raise ClaimsError(f"{place}: {name!r} is missing")
-    for name in ("id", "where", "metric", "setting", "not_attempted", "note"):
+    for name in (
+        "id", "where", "metric", "setting", "not_attempted", "note", "equal_footing", "limit",
+    ):  # fmt: skip
         if name in table:
             _text(table, name, place)
     match = ID_PATTERN.fullmatch(table["id"])
@@ -148,9 +158,20 @@ def _claim(table: dict[str, Any], place: str, package: str) -> Claim:
         not_attempted=table.get("not_attempted"),
         note=table.get("note"),
         headline=table.get("headline"),
+        equal_footing=table.get("equal_footing"),
+        limit=table.get("limit"),
     )
     _check_together(claim, place)
     return claim
+
+
+def _check_named(claim: Claim, claims: Mapping[str, Claim], place: str) -> None:
+    """The claims it names are there, and not itself."""
+    for field in ("equal_footing", "limit"):
+        name = getattr(claim, field)
+        if name is not None and (name not in claims or name == claim.id):
+            hint = did_you_mean(name, [other for other in claims if other != claim.id]) or ""
+            raise ClaimsError(f"{place}: {field!r} must name another claim, got {name!r}{hint}")
 
 
 def _check_together(claim: Claim, place: str) -> None:

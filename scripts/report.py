@@ -3,7 +3,7 @@
     python -m scripts.report                      the page, and the verdicts in the terminal
     python -m scripts.report --export rows.csv    every record as .csv, .jsonl or .parquet
     python -m scripts.report --reported ttrec     ttrec/reported.jsonl, the rows its README shows
-    python -m scripts.report --readme             the tables in the READMEs, from reported.jsonl
+    python -m scripts.report --readme             tables and pictures of the READMEs, from the same
     python -m scripts.report --api                results/api, the reference from the docstrings
 
 With one or more of the options only they are done. Exit codes: 0 done, 1 failed, 2 nothing to
@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder of the runs (results)"
     )
-    parser.add_argument("--readme", action="store_true", help="fill the tables of the READMEs")
+    parser.add_argument(
+        "--readme", action="store_true", help="fill the READMEs' tables, draw their pictures"
+    )
     parser.add_argument(
         "--reported", choices=PACKAGES, help="take this package's rows from the runs"
     )
@@ -57,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> int:
+    if given.results.exists() and not given.results.is_dir():
+        raise ValueError(f"{given.results} is a file, and --results takes the folder of the runs")
     store = Store(given.results)
     asked = given.readme or given.api or given.reported or given.export
     if (given.reported or given.export or not asked) and not _has_runs(store):
@@ -106,7 +110,7 @@ def _fill_readmes() -> None:
     from common.report import readme
 
     for path in readme.fill_readmes(ROOT):
-        print(f"{path.relative_to(ROOT)}: table filled")
+        print(f"{path.relative_to(ROOT)}: written anew")
 
 
 def _build_api(folder: Path) -> Path:

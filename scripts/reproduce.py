@@ -89,9 +89,15 @@ def _run(
     from common.config import Session
     from common.validation import ConfigError
 
+    absent = [folder for folder in options.config_dir if not folder.is_dir()]
+    for folder in absent:
+        say(f"--config-dir must be a folder of experiment/<name>.yaml, got {folder}", sys.stderr)
+    if absent:
+        return BAD_CONFIG
     with Session(experiments, [*config_dirs, *options.config_dir]) as session:
         try:
             plan = session.plan(options.overrides)
+            _check_claims(plan)
         except ConfigError as problem:
             for message in problem.messages:
                 say(message, sys.stderr)
@@ -103,6 +109,29 @@ def _run(
             _list(plan)
             return OK
         return _sweep(session, plan)
+
+
+def _check_claims(plan: Plan) -> None:
+    """Raise ConfigError for a wrong claims.toml, and for a claim that an experiment alone knows.
+
+    Every package's file is read, since the report will need them all.
+    """
+    from common import claims
+    from common.validation import ConfigError
+
+    names = dict.fromkeys(name for job in plan.jobs for name in job.experiment.claims)
+    wrong: list[str] = []
+    try:
+        claims.load()
+    except claims.ClaimsError as problem:
+        wrong.append(str(problem))
+    for name in names:
+        try:
+            claims.find(name)
+        except ValueError as problem:
+            wrong.append(str(problem))
+    if wrong:
+        raise ConfigError(list(dict.fromkeys(wrong)))
 
 
 def _sweep(session: Session, plan: Plan) -> int:

@@ -1,4 +1,4 @@
-"""The tables in the READMEs, generated from the rows each package has committed.
+"""Tables and pictures of the READMEs, generated from the rows each package has committed.
 
 <package>/reported.jsonl holds one JSON object a line: a record that carries a claim, with the
 experiment, profile, machine_id and started of its run.
@@ -11,12 +11,16 @@ from pathlib import Path
 from common import PAPERS
 from common.claims import PACKAGES, load
 from common.record import Record, RunInfo
-from common.report.summary import ClaimRow, build, count, judge_all
+from common.report import headline, pictures
+from common.report.summary import ClaimRow, build, judge_all
 from common.report.wording import UNKNOWN
 from common.results import Run, Store
 
 #: What a row says about its run, beside the record itself.
 RUN_FIELDS = ("experiment", "profile", "machine_id", "started")
+
+#: The picture of each paper, in its package.
+PICTURE = "speedups.svg"
 
 
 def write_reported(store: Store, package: str, path: Path) -> int:
@@ -87,7 +91,10 @@ def _run_info(experiment: str, profile: str, machine_id: str, started: str) -> R
 
 
 def fill_readmes(root: Path) -> list[Path]:
-    """Fill the generated tables of the checkout's READMEs; return the files that changed."""
+    """Fill the generated tables of the checkout's READMEs and draw their pictures.
+
+    Returns the files that changed.
+    """
     reported = {
         package: judge_all(load(package).values(), read_reported(root / package / "reported.jsonl"))
         for package in PACKAGES
@@ -104,6 +111,12 @@ def fill_readmes(root: Path) -> list[Path]:
         filled = replace_between(text, marker, table, path)
         if filled != text:
             path.write_text(filled, encoding="utf-8")
+            changed.append(path)
+    for paper, rows in papers:
+        path = root / paper / PICTURE
+        drawn = pictures.speedups(paper, rows)
+        if not path.is_file() or path.read_text(encoding="utf-8") != drawn:
+            path.write_text(drawn, encoding="utf-8")
             changed.append(path)
     return changed
 
@@ -133,16 +146,10 @@ def claims_table(rows: Sequence[ClaimRow]) -> str:
 
 def headline_table(papers: Iterable[tuple[str, Sequence[ClaimRow]]]) -> str:
     """The headline claims of the papers as a Markdown table, and how many of all claims hold."""
-    cells = []
-    every: list[ClaimRow] = []
-    for paper, rows in papers:
-        every += rows
-        for row in rows:
-            if row.claim.is_headline:
-                cells.append((f"`{paper}`", row.label, row.paper, _here(row), row.word))
-    counts = ", ".join(f"{number} {word}" for word, number in count(every).items())
-    table = _markdown(("package", "headline claim", "paper", "here", "verdict"), cells)
-    return f"{table}\nAll {len(every)} claims: {counts}. {_measured_by(every)}"
+    papers = list(papers)
+    every = [row for _, rows in papers for row in rows]
+    table = _markdown(headline.COLUMNS, headline.headline_cells(papers))
+    return f"{table}\n{headline.totals(every)}"
 
 
 def replace_between(text: str, marker: str, table: str, path: Path) -> str:

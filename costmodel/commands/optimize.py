@@ -39,11 +39,18 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    _check_output(options.output)
     result = _optimized(options)
     _print_table(result, options.rows)
     if options.output:
         options.output.write_text(result.c_source)
         print(f"written to {options.output}")
+
+
+def _check_output(path: Path | None) -> None:
+    """Refuse a file that cannot be written before the search, not after it."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"-o takes a file in a folder that is there, got {path}")
 
 
 def _optimized(options: argparse.Namespace) -> Optimized:

@@ -238,3 +238,17 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
 def test_helper_writes_valid_toml() -> None:
     table: dict[str, Any] = tomllib.loads(text())["claim"][0]
     assert set(table) == set(FIELDS)
+
+
+def test_claims_beside_a_claim_are_others_of_the_file(tmp_path: Path) -> None:
+    fair = text(id='"toy.ours.fair"')
+    beside = text(equal_footing='"toy.ours.fair"', limit='"toy.ours.fair"') + fair
+    claim, _ = read(tmp_path, beside).values()
+    assert claim.equal_footing == claim.limit == "toy.ours.fair"
+    for field in ("equal_footing", "limit"):
+        with pytest.raises(ClaimsError, match=f"'{field}' must name another claim, got 'toy.ours."):
+            read(tmp_path, text(**{field: '"toy.ours.fare"'}) + fair)
+        with pytest.raises(ClaimsError, match=f"'{field}' must name another claim"):
+            read(tmp_path, text(**{field: FIELDS["id"]}))
+    with pytest.raises(ClaimsError, match=r"did you mean 'toy\.ours\.fair'"):
+        read(tmp_path, text(limit='"toy.ours.fare"') + fair)

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 from common import PAPERS, experiment
+from tests.common.readmes import library_examples
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", *PAPERS)
@@ -98,6 +100,44 @@ def test_wheel_states_licence_and_version(wheel: Path, project: dict[str, Any]) 
     assert distribution.metadata.get_all("License-File") == ["LICENSE"]
 
 
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's packages in a folder, as pip leaves them."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+# The checkout must not be importable, neither by its folder nor by an editable install.
+EXAMPLE = """
+import os, runpy, sys
+checkout, package = sys.argv[1:]
+sys.path = [p for p in sys.path if os.path.realpath(p or ".") != checkout]
+sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "")]
+runpy.run_path("example.py")
+print(sys.modules[package].__file__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", PAPERS)
+def test_library_example_works_from_the_wheel_outside_the_checkout(
+    package: str, unpacked: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "example.py").write_text(library_examples()[package])
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLE, str(ROOT), package],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(unpacked / package / "__init__.py")
+
+
 INSTALLED = """
 import importlib, json, sys
 import common.claims, common.experiment
@@ -146,6 +186,26 @@ def test_base_installation_imports_and_names_the_missing_extra(wheel: Path, tmp_
     for kind, message in found["errors"].values():
         assert kind == "MissingExtra"
         assert 'pip install "mlsys21[ttrec]"' in message
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)  # each downloads and unpacks torch
+@pytest.mark.parametrize("package", PAPERS)
+def test_each_extra_alone_brings_what_its_example_needs(
+    package: str, wheel: Path, tmp_path: Path
+) -> None:
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=300)
+    python = str(environment / "bin" / "python")
+    pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    wanted = f"mlsys21[{package}] @ {wheel.as_uri()}"
+    done = subprocess.run([*pip, wanted], capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "example.py").write_text(library_examples()[package])
+    done = subprocess.run(
+        [python, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # --- names, versions, stubs ----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The READMEs: their examples run, their commands and links exist, their lists are complete."""
 
+import importlib
 import re
 import runpy
 import shlex
@@ -18,21 +19,8 @@ import yaml
 
 from common import PAPERS
 from common.experiment import Context, Experiment
-
-ROOT = Path(__file__).parents[2]
-READMES = ["README.md", "common/README.md", *(f"{paper}/README.md" for paper in PAPERS)]
-FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(file: str, language: str) -> list[str]:
-    """Fenced code of a language, with the indent of its fence taken off; none without the file."""
-    found = []
-    if not (ROOT / file).is_file():
-        return []
-    for indent, name, body in FENCE.findall((ROOT / file).read_text()):
-        if name == language:
-            found.append("".join(line.removeprefix(indent) for line in body.splitlines(True)))
-    return found
+from common.validation import LAUNCHERS
+from tests.common.readmes import READMES, ROOT, blocks, library_examples
 
 
 def python_examples() -> list[Any]:
@@ -57,6 +45,10 @@ def test_readme_is_there(file: str) -> None:
 
 def test_there_are_python_examples() -> None:
     assert len(python_examples()) >= 4
+
+
+def test_every_paper_has_an_example_in_the_top_readme() -> None:
+    assert set(library_examples()) == set(PAPERS)
 
 
 # --- commands and links --------------------------------------------------------------------------
@@ -92,6 +84,9 @@ def test_reproduce_accepts_the_documented_arguments(command: str, tmp_path: Path
     if "--help" not in arguments:  # list=true checks every setting and runs nothing
         arguments = [*arguments, "list=true", f"results={tmp_path}"]
     arguments = list(dict.fromkeys(arguments))
+    # Launchers of clusters are in no extra of the tests: then it must say how to get them.
+    asked = [word.removeprefix("machine=") for word in arguments if word.startswith("machine=")]
+    absent = [extra for machine in asked if (extra := missing_launcher(machine))]
     done = subprocess.run(
         [sys.executable, "-m", "scripts.reproduce", *arguments],
         cwd=ROOT,
@@ -99,7 +94,21 @@ def test_reproduce_accepts_the_documented_arguments(command: str, tmp_path: Path
         text=True,
         timeout=100,
     )
+    if absent:
+        assert done.returncode == 2
+        assert f'pip install "mlsys21[{absent[0]}]"' in done.stderr
+        return
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def missing_launcher(machine: str) -> str | None:
+    """The extra that brings a machine's launcher, when it is not installed here."""
+    module, extra = LAUNCHERS.get(machine, ("common", ""))
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return extra
+    return None
 
 
 @pytest.mark.parametrize("file", READMES)
@@ -132,6 +141,31 @@ def test_common_readme_names_no_file_that_is_gone() -> None:
     named = re.findall(r"^\| `([\w/]+\.\w+)`", text, re.MULTILINE)
     assert named
     assert not [file for file in named if not (ROOT / "common" / file).is_file()]
+
+
+def named_files(file: str) -> list[Path]:
+    """Every path in backquotes that ends as a file or folder of this repository does."""
+    text = (ROOT / file).read_text()
+    # The files of the worked example are the reader's to write.
+    text = re.sub(r"^### Add an experiment$.*?^## ", "", text, flags=re.MULTILINE | re.DOTALL)
+    names = re.findall(r"`([\w./-]+(?:\.(?:py|pyi|c|cpp|h|v|md|toml|yaml|jsonl|sh|cff)|/))`", text)
+    return [Path(name) for name in dict.fromkeys(names)]
+
+
+@pytest.mark.parametrize("file", READMES)
+def test_every_file_a_readme_names_exists(file: str) -> None:
+    # A name stands relative to its README, to the top, or, after a sibling, to that one's folder.
+    folder = (ROOT / file).parent
+    known = {path.name for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    written = {"results/", "results/data/", "run.json", "settings.yaml", "records.jsonl", "cells/"}
+    gone = [
+        str(name)
+        for name in named_files(file)
+        if not ((folder / name).exists() or (ROOT / name).exists())
+        and not (len(name.parts) == 1 and name.name in known)
+        and not ({str(name), f"{name}/"} & written)
+    ]
+    assert not gone
 
 
 def test_documented_variables_are_read_somewhere() -> None:
@@ -170,7 +204,8 @@ def test_paper_readme_says_so_while_it_has_no_experiments(paper: str) -> None:
 @pytest.fixture
 def worked_example(tmp_path: Path) -> SimpleNamespace:
     """The four pieces of "Add an experiment", as the README gives them."""
-    _, module, entry = blocks("README.md", "python")
+    examples = library_examples().values()
+    module, entry = (code for code in blocks("README.md", "python") if code not in examples)
     (claim,) = blocks("README.md", "toml")
     (values,) = blocks("README.md", "yaml")
     script = tmp_path / "sum.py"

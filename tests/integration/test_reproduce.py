@@ -1,4 +1,7 @@
-"""The command people type: exit codes, output and files, from outside."""
+"""The command people type: exit codes, output and files, from outside.
+
+What it says to wrong input is in test_wrong_inputs.py.
+"""
 
 import os
 import re
@@ -29,34 +32,6 @@ def reproduce(toy: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return command
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((PASSES, "experiment.kimd=7"), "'kimd' is no field of toy_passes, did you mean 'kind'?"),
-        ((PASSES, "experiment.n=abc"), "toy_passes: n must be int, got 'abc'"),
-        ((PASSES, "experiment.n=3.5"), "toy_passes: n must be int, got 3.5"),
-        ((PASSES, "experiment.n=null"), "toy_passes: n must be int, got null"),
-        ((PASSES, "experiment.n=0"), "toy_passes: n must be >= 1, got 0"),
-        ((PASSES, "experiment.kind=fp8"), "kind must be one of 'plain', 'fancy', got 'fp8'"),
-        ((PASSES, "+experiment.zzz=1"), "'zzz' is no field of toy_passes; fields: n, kind"),
-        ((PASSES, "profil=full"), "'profil' is no field of the command line, did you mean"),
-        (("paper=nosuch",), "paper must be one of all, common, costmodel, cortex"),
-        ((PASSES, "profile=fast"), "profile must be one of full, quick, got 'fast'"),
-        (("experiment=toy_passe",), "experiment must be one of toy_passes, "),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_bad_configuration_exits_with_2_and_one_line(
-    reproduce: Any, toy: Any, arguments: tuple[str, ...], message: str
-) -> None:
-    done = reproduce(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
-    assert not toy.results.exists()
 
 
 @pytest.mark.parametrize(
@@ -173,15 +148,6 @@ def test_strict_exits_with_3_when_a_claim_is_missed(reproduce: Any, toy: Any) ->
     claims = toy.root / "toy" / "claims.toml"
     claims.write_text(claims.read_text().replace("paper = 100.0", "paper = 0.5"))
     assert reproduce(PASSES, "strict=true").returncode == 0
-
-
-def test_results_folder_that_cannot_be_written_exits_with_1(reproduce: Any, toy: Any) -> None:
-    toy.results.write_text("a file")
-    done = reproduce(PASSES)
-    assert done.returncode == 1
-    assert str(toy.results) in done.stderr
-    assert "results=<folder>" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_full_disk_is_a_failed_run_with_its_path(reproduce: Any, toy: Any) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from common import PAPERS
@@ -99,7 +100,7 @@ def test_tables_are_filled_and_the_rest_is_kept(frozen: Any, checkout: Path) -> 
     one_run(frozen)
     readme.write_reported(frozen.store, "ttrec", checkout / "ttrec" / "reported.jsonl")
     changed = readme.fill_readmes(checkout)
-    assert len(changed) == 7
+    assert len(changed) == 7 + len(PAPERS)  # seven READMEs and the papers' pictures
     text = (checkout / "ttrec" / "README.md").read_text()
     assert text.startswith("# ttrec\n\n<!-- claims:begin -->\n| claim |")
     assert text.endswith("<!-- claims:end -->\n\nThe rest.\n")
@@ -110,7 +111,7 @@ def test_tables_are_filled_and_the_rest_is_kept(frozen: Any, checkout: Path) -> 
 
 
 def test_filling_twice_changes_nothing(checkout: Path) -> None:
-    assert len(readme.fill_readmes(checkout)) == 7
+    assert len(readme.fill_readmes(checkout)) == 7 + len(PAPERS)
     assert readme.fill_readmes(checkout) == []
 
 
@@ -118,6 +119,32 @@ def test_headlines_are_those_of_the_papers(checkout: Path) -> None:
     readme.fill_readmes(checkout)
     rows = [line for line in (checkout / "README.md").read_text().splitlines() if line[:3] == "| `"]
     assert len(rows) == sum(claim.is_headline for paper in PAPERS for claim in load(paper).values())
+
+
+def test_a_headline_stands_beside_a_fair_peer_and_the_machine_s_limit(
+    frozen: Any, checkout: Path
+) -> None:
+    one_run(frozen)
+    own = frozen.claims["ttrec.abstract.kernel_speedup"]
+    fair = attrs.evolve(own, id="ttrec.ours.fair", headline=False)
+    frozen.claims[own.id] = attrs.evolve(own, equal_footing=fair.id, limit="ttrec.ours.share")
+    frozen.claims[fair.id] = fair
+    share = attrs.evolve(own, id="ttrec.ours.share", unit="%", metric="share", headline=False)
+    frozen.claims[share.id] = share
+    frozen.run(
+        "ttrec_kernels",
+        [
+            Record("speedup", 3.2, "x", claim=own.id, low=3.1, high=3.3, rounds=30),
+            Record("speedup", 1.5, "x", claim=fair.id, low=1.4, high=1.6, rounds=30),
+        ],
+        started="2026-03-07T10:15:00+00:00",
+    )
+    readme.write_reported(frozen.store, "ttrec", checkout / "ttrec" / "reported.jsonl")
+    readme.fill_readmes(checkout)
+    text = (checkout / "README.md").read_text()
+    (row,) = [line for line in text.splitlines() if "| kernel speedup |" in line]
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[5:7] == ["1.50× [1.40, 1.60] (fair)", "not measured (share)"]  # noqa: RUF001  the sign a reader sees
 
 
 def test_the_layer_s_own_claims_stand_beside_their_targets(checkout: Path) -> None:
