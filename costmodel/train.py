@@ -29,15 +29,17 @@ class TrainConfig:
     batch: trees a step, of any shapes
     warm_up: share of the epochs that lower the error of logarithms before MAPE. MAPE is at most
            100% for whatever is predicted too low, and through an exponential it has next to no
-           slope there: without a warm-up, samples begun too low stay so. 0 is the paper
+           slope there: samples begun too low stay so, and at a high learning rate more and more
+           become so (23,557 pairs, 24 epochs: 27% on validation programs with 0.75, and with 0.3
+           36% before MAPE and 70% behind). 0 is the paper
     """
 
     loss: LossName = "mape"
     epochs: int = attrs.field(default=60, validator=ge(1))
-    batch: int = attrs.field(default=512, validator=ge(1))
-    max_rate: float = attrs.field(default=1e-3, validator=gt(0))
+    batch: int = attrs.field(default=256, validator=ge(1))
+    max_rate: float = attrs.field(default=1.5e-3, validator=gt(0))
     weight_decay: float = 0.00375
-    warm_up: float = attrs.field(default=0.3, validator=[ge(0), le(1)])
+    warm_up: float = attrs.field(default=0.75, validator=[ge(0), le(1)])
     clip: float = 5.0
     seed: int = 0
 
