@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 
 import attrs
 
@@ -23,7 +25,8 @@ class Extent:
         return max(0, self.high - self.low)
 
 
-def extents(statement: Statement) -> dict[str, Extent]:
+@lru_cache(maxsize=1024)
+def extents(statement: Statement) -> Mapping[str, Extent]:
     """Of every iterator, bounds taken at the extremes of the loops outside.
 
     The mean takes each outer iterator at the middle of its range, which is exact for triangles.
@@ -35,7 +38,7 @@ def extents(statement: Statement) -> dict[str, Extent]:
         width = loop.upper - loop.lower
         mean = width.const + sum(factor * middle[name] for name, factor in width.terms)
         found[loop.name] = Extent(low, high, max(0.0, float(mean)))
-    return found
+    return MappingProxyType(found)
 
 
 def _least(affine: Affine, ranges: Mapping[str, Extent]) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from costmodel.ir import Access, Binary, Call, Expr, Negate, Select, Statement, operands
+from costmodel.ir import Access, Binary, Call, Expr, Negate, Program, Select, Statement, operands
 
 MAX_DEPTH = 7
 MAX_ACCESSES = 21  # the write among them
@@ -19,6 +22,16 @@ def accesses_of(statement: Statement) -> tuple[Access, ...]:
     A read of the written cell is an access of its own: it is what makes a reduction.
     """
     return (statement.write, *dict.fromkeys(statement.reads))
+
+
+@lru_cache(maxsize=64)
+def numbered(program: Program) -> Mapping[str, int]:
+    """Arrays numbered from 1 by first use in the program's text, so that names do not matter."""
+    numbers: dict[str, int] = {}
+    for statement in program.statements:
+        for access in (*statement.reads, statement.write):
+            numbers.setdefault(access.array, len(numbers) + 1)
+    return MappingProxyType(numbers)
 
 
 def op_counts(expr: Expr) -> Counter[str]:

@@ -13,6 +13,7 @@ Neither depends on the names of arrays, iterators or the program.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import attrs
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from costmodel import compact_vector, loop_vector, paper_vector
 from costmodel.errors import UnsupportedProgram
-from costmodel.feature_limits import MAX_ACCESSES, MAX_DEPTH, accesses_of
+from costmodel.feature_limits import MAX_ACCESSES, MAX_DEPTH, accesses_of, numbered
 from costmodel.ir import Program
 from costmodel.nest_tree import Leaf, Node, nest_tree
 from costmodel.schedule import ScheduledProgram
@@ -86,14 +87,14 @@ def featurize(scheduled: ScheduledProgram, representation: Representation = "pap
     comps: list[NDArray[np.float32]] = []
     child_loops: list[tuple[int, ...]] = []
     child_comps: list[tuple[int, ...]] = []
-    buffers = _buffers(scheduled.program)
+    buffers = numbered(scheduled.program)
     before: list[Leaf] = []
 
     def comp(leaf: Leaf, path: tuple[Node, ...]) -> int:
         if representation == "paper":
             row = paper_vector.vector(leaf, path, buffers)
         else:
-            row = compact_vector.vector(leaf, before[-1:], path, scheduled, buffers)
+            row = compact_vector.vector(leaf, before[-1:], scheduled)
         before.append(leaf)
         comps.append(row)
         return len(comps) - 1
@@ -121,6 +122,7 @@ def featurize(scheduled: ScheduledProgram, representation: Representation = "pap
     )
 
 
+@lru_cache(maxsize=64)
 def _check(program: Program) -> None:
     for statement in program.statements:
         depth = len(statement.loops)
@@ -141,12 +143,3 @@ def _check(program: Program) -> None:
                     f"the model reads arrays of at most {MAX_DEPTH} dimensions, and "
                     f"{access.array} of {program.name} has {len(access.index)}"
                 )
-
-
-def _buffers(program: Program) -> dict[str, int]:
-    """Arrays numbered from 1 by first use in the program's text, so that names do not matter."""
-    numbers: dict[str, int] = {}
-    for statement in program.statements:
-        for access in (*statement.reads, statement.write):
-            numbers.setdefault(access.array, len(numbers) + 1)
-    return numbers

@@ -158,7 +158,7 @@ class Loop:
     body: tuple[Loop | Computation, ...]
 
 
-@attrs.frozen(slots=False)
+@attrs.frozen(slots=False, cache_hash=True)
 class Statement:
     """A computation with its place in the program.
 

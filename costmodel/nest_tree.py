@@ -9,6 +9,7 @@ code are how a model comes to score another program than the one that runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import attrs
 
@@ -37,6 +38,7 @@ class LoopTags:
         return self.position != self.depth
 
 
+@lru_cache(maxsize=4096)
 def loop_tags(placed: Placed) -> tuple[LoopTags, ...]:
     """Of each loop of the statement, in the order of the program's text."""
     owners = owners_of(placed)
@@ -54,7 +56,8 @@ def loop_tags(placed: Placed) -> tuple[LoopTags, ...]:
     return tuple(found)
 
 
-def owners_of(placed: Placed) -> list[int]:
+@lru_cache(maxsize=4096)
+def owners_of(placed: Placed) -> tuple[int, ...]:
     """For each loop of the nest around a statement, the depth of the statement's loop it runs.
 
     Loops over single iterations are one for each loop of the program. Where skewing has mixed
@@ -83,10 +86,10 @@ def owners_of(placed: Placed) -> list[int]:
         match(at, set())
     of_level = {at: depth for depth, at in owner.items()}
     by_expression = {placed.dims[at].expression: depth for at, depth in of_level.items()}
-    return [
+    return tuple(
         of_level[at] if at in of_level else by_expression.get(dim.expression, min(inside[at]))
         for at, dim in enumerate(placed.dims)
-    ]
+    )
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def headline_cells(papers: Iterable[tuple[str, Sequence[ClaimRow]]]) -> list[tuple[str, ...]]:
+def headline_cells(papers: Iterable[tuple[str, Sequence[ClaimRow]]]) -> Sequence[tuple[str, ...]]:
     """A row of COLUMNS for each headline claim."""
     cells = []
     for paper, rows in papers:
