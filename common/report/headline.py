@@ -18,7 +18,7 @@ COLUMNS = (
 
 def headline_cells(papers: Iterable[tuple[str, Sequence[ClaimRow]]]) -> Sequence[tuple[str, ...]]:
     """A row of COLUMNS for each headline claim."""
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for paper, rows in papers:
         by_id = {row.claim.id: row for row in rows}
         for row in rows:
