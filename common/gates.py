@@ -66,11 +66,13 @@ class Gate:
     make:  builds the inputs, returns (ours, peer, verify); verify(result, peer_result) raises
            when the two disagree and is called before anything is timed
     floor: least acceptable peer time / our time
+    claims: ids of what is lost with the speed, headline claims among them
     """
 
     name: str = attrs.field(validator=_is_name)
     make: Callable[[], Pair]
     floor: float = attrs.field(validator=_is_positive)
+    claims: tuple[str, ...] = ()
 
 
 class GateError(RuntimeError):

@@ -25,6 +25,13 @@ def make_case(text: str, peer: str, schedule: str) -> Sides:
 
 
 GATES = (
+    # 13 to 18 with AVX2: from this case the latency reduction of the abstract is taken.
+    Gate(
+        "cortex_treelstm_eager",
+        partial(make_case, "tree_lstm/sst/10", "eager", "auto"),
+        floor=9.0,
+        claims=("cortex.abstract.latency_reduction",),
+    ),
     Gate(
         "cortex_treelstm_sst",
         partial(make_case, "tree_lstm/sst/10", "level_batched", "auto"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from common.floors import Floor
 from common.gates import Gate
 
 _Made = tuple[Callable[[], Any], Callable[[], Any], Callable[[Any, Any], object]]
@@ -76,12 +77,39 @@ def _kernel(name: str, stage: Any) -> _Made:
     return pair.ours, pair.torch, peers.same_shapes
 
 
+def movement_reduction() -> float:
+    """Percent of the words that the paper's kernels save a layer of size S1, in bytes."""
+    import attrs
+
+    from transformer_dm.describe import encoder_graph
+    from transformer_dm.fusion import named_plan, unfused
+    from transformer_dm.sizes import SIZES
+    from transformer_dm.volume import reduction
+
+    graph = encoder_graph(*attrs.astuple(SIZES["S1"]))
+    words = (made.words("bytes") for made in (unfused(graph, "bytes"), named_plan(graph, "paper")))
+    return reduction(*words)
+
+
 # 0.7 of what a busy two-core AVX2 machine gave: 1.18, 8.6, 1.7, 9.1, 4.7 and 1.17; never below 1.
 GATES = (
-    Gate("transformer_dm_layer_step", make_layer_step, floor=1.01),
+    Gate(
+        "transformer_dm_layer_step",
+        make_layer_step,
+        floor=1.01,
+        claims=("transformer_dm.abstract.encoder_speedup",),
+    ),
     Gate("transformer_dm_norm", make_norm_kernel, floor=6.0),
     Gate("transformer_dm_norm_backward", make_norm_kernel_backward, floor=1.2),
     Gate("transformer_dm_activation", make_activation_kernel, floor=6.3),
     Gate("transformer_dm_attention", make_attention_kernel, floor=3.2),
     Gate("transformer_dm_attention_backward", make_attention_kernel_backward, floor=1.01),
+)
+FLOORS = (
+    Floor(
+        "transformer_dm_movement",
+        movement_reduction,
+        floor=22.0,
+        claims=("transformer_dm.abstract.movement_reduction",),
+    ),
 )
