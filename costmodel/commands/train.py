@@ -12,7 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, default=3, help="models from seeds seed, seed + 1..")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--loss", choices=("mape", "log", "ndcg"), default="mape")
     parser.add_argument(
         "--size",
