@@ -263,6 +263,15 @@ REFUSED = {
         MATMUL.format(t="int32", n=9, m=9, k=9),
         "register_tile(S0, 0, 2, 1, 8); pack(S0, A, 0); pack(S0, A, 1)",
     ),
+    "is one number": (
+        """
+        def f(a: "in float32", C: "inout float32[9, 9]"):
+            for i in range(9):
+                for j in range(9):
+                    C[i, j] = C[i, j] * a
+        """,
+        "register_tile(S0, 0, 2, 1, 8); pack(S0, a, 1)",
+    ),
     "along the vectors": (
         MATMUL.format(t="int32", n=9, m=9, k=9),
         "interchange(S0, 0, 1); register_tile(S0, 0, 2, 1, 8)",
