@@ -402,7 +402,8 @@ def _packs(program: Program, nest: Nest, name: str) -> Iterator[Pack]:
         for level in range(1, n):
             moves = direction(placed, _whole(placed, level))
             if (
-                read.array != placed.statement.write.array
+                read.index
+                and read.array != placed.statement.write.array
                 and len(nest.loop(name, level)) == 1
                 and stride_along(program, read, moves) == 0
             ):

@@ -306,6 +306,8 @@ class Pack(Step):
             raise ScheduleError(
                 f"{self}: {self.statement} must read {self.array} at one place and not write it"
             )
+        if not next(iter(accesses)).index:
+            raise ScheduleError(f"{self}: {self.array} is one number, which needs no buffer")
         if any(array == self.array for array, _ in placed.packs):
             raise ScheduleError(f"{self}: {self.array} is packed already")
         packs = (*placed.packs, (self.array, self.level))

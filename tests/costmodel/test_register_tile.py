@@ -263,6 +263,15 @@ REFUSED = {
         MATMUL.format(t="int32", n=9, m=9, k=9),
         "register_tile(S0, 0, 2, 1, 8); pack(S0, A, 0); pack(S0, A, 1)",
     ),
+    "is one number": (
+        """
+        def f(a: "in float32", C: "inout float32[9, 9]"):
+            for i in range(9):
+                for j in range(9):
+                    C[i, j] = C[i, j] * a
+        """,
+        "register_tile(S0, 0, 2, 1, 8); pack(S0, a, 1)",
+    ),
     "along the vectors": (
         MATMUL.format(t="int32", n=9, m=9, k=9),
         "interchange(S0, 0, 1); register_tile(S0, 0, 2, 1, 8)",
@@ -330,3 +339,23 @@ def test_the_border_of_a_rectangle_is_updated_in_registers_too(schedule: str) ->
     assert "C[" in text
     for line in text.splitlines():
         assert "C[" not in line or "(floatx" in line or "void" in line
+
+
+def test_rows_of_a_shortened_temporary_are_held_and_read() -> None:
+    program = Program.parse(
+        """
+        def f(A: "in int32[12, 20]", T: "temp int32[12, 20]", B: "out int32[12, 20]"):
+            for j in range(20):
+                T[0, j] = A[0, j]
+            for i in range(1, 12):
+                for j in range(20):
+                    T[i, j] = A[i, j]
+                    for k in range(3):
+                        T[i, j] = T[i, j] + T[i - 1, j] * A[i, k]
+                    B[i, j] = T[i, j]
+        """
+    )
+    steps = "unfuse(S2, 1); unfuse(S3, 1); register_tile(S2, 1, 12); contract(T, 0, {})"
+    assert_same_results([apply(program, steps.format(2), reassociate=True)])
+    with pytest.raises(ScheduleError, match="another value in"):
+        apply(program, steps.format(1), reassociate=True)
