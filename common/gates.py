@@ -85,6 +85,7 @@ class Reading:
 
     estimate, low, high: peer time / our time with its 95% interval
     least:               the lowest of that interval and of what either clock says
+    most:                the highest of the same; None where an older writer left it out
     status, reason:      "ok" or "noisy" and why, as in `common.bench.Comparison`
     root:                the checkout that was measured
     """
@@ -99,6 +100,7 @@ class Reading:
     status: str
     reason: str
     root: str
+    most: float | None = None
 
     @classmethod
     def of(cls, gate: Gate, comparison: Comparison) -> Reading:
@@ -115,6 +117,7 @@ class Reading:
             status=ours.status,
             reason=ours.reason,
             root=str(ROOT),
+            most=max(ours.high, ours.wall_ratio, ours.cpu_ratio or ours.wall_ratio),
         )
 
     def to_json(self) -> str:
@@ -125,7 +128,9 @@ class Reading:
     def from_json(cls, line: str) -> Reading:
         """Read a line of `to_json`; keys that a newer writer added are dropped."""
         values = json.loads(line)
-        return cls(**{field.name: values[field.name] for field in attrs.fields(cls)})
+        wanted = [field.name for field in attrs.fields(cls)]
+        wanted = [name for name in wanted if name in values or name != "most"]
+        return cls(**{name: values[name] for name in wanted})
 
     @property
     def noisy(self) -> bool:
@@ -140,6 +145,12 @@ class Reading:
         that lies wholly above the floor is clear, however wide.
         """
         return (self.least if self.noisy else self.high) >= self.floor
+
+    @property
+    def falls_short(self) -> bool:
+        """The floor is above the interval; if noisy, above all that was seen."""
+        highest = self.most if self.noisy else self.high
+        return highest is not None and highest < self.floor
 
     def __str__(self) -> str:
         return (
@@ -281,11 +292,14 @@ def _how_it_ended(done: subprocess.CompletedProcess[str]) -> str:
 def judge(readings: Sequence[Reading]) -> Outcome:
     """Decide a floor from the readings so far.
 
-    Passed when one of them holds the floor, noisy when none of them settled, else failed.
+    Passed when one of them holds the floor. Else failed when one of them settled or all of them,
+    noisy as they are, lie wholly below it; else noisy.
     """
     if any(reading.holds for reading in readings):
         return Outcome.PASSED
-    return Outcome.NOISY if all(reading.noisy for reading in readings) else Outcome.FAILED
+    is_clear = all(reading.falls_short for reading in readings)
+    is_noisy = all(reading.noisy for reading in readings) and not is_clear
+    return Outcome.NOISY if is_noisy else Outcome.FAILED
 
 
 def check(

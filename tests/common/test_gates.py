@@ -30,6 +30,7 @@ FAILS = reading(1.7, 1.9)
 NOISY_LOW = reading(1.0, 1.5, status="noisy")
 NOISY_HIGH = reading(1.0, 3.0, status="noisy")
 NOISY_ABOVE = reading(2.5, 5.0, status="noisy")
+NOISY_BELOW = attrs.evolve(NOISY_LOW, most=1.6)
 
 
 def make_pair() -> gates.Pair:
@@ -120,6 +121,10 @@ def test_name_must_be_a_word(name: str) -> None:
         ([NOISY_ABOVE], Outcome.PASSED),
         ([NOISY_HIGH, NOISY_ABOVE], Outcome.PASSED),
         ([attrs.evolve(NOISY_ABOVE, least=1.9)], Outcome.NOISY),  # the other clock disagrees
+        ([NOISY_BELOW, NOISY_BELOW], Outcome.FAILED),  # too wide, but nowhere near
+        ([NOISY_BELOW, NOISY_HIGH], Outcome.NOISY),
+        ([NOISY_BELOW, NOISY_ABOVE], Outcome.PASSED),
+        ([attrs.evolve(NOISY_BELOW, most=2.1)] * 2, Outcome.NOISY),  # the other clock disagrees
         ([FAILS, NOISY_HIGH], Outcome.FAILED),
         ([NOISY_HIGH, FAILS], Outcome.FAILED),
     ],
