@@ -184,7 +184,8 @@ def free_search(
     for want of a gain of its own, since the later kind was offered from the start as well. Inlining
     is a decision on the program and gains by what follows: each form of the program goes on from
     the first level, however fast it is by itself. Sizes of steps taken are tried anew at each
-    level, since a large group of decisions is thinned.
+    level, since a large group of decisions is thinned; of schedules with the same kinds of steps
+    only the best goes on, so that they do not fill the beam.
 
     depth: levels; the search ends before if one brings nothing better
     limit: candidates a level, evenly taken from those of each kind
@@ -201,6 +202,7 @@ def free_search(
             [(alternatives, place + 1) for alternatives in extended(t.scheduled, kind, name)]
             for t, start in front
             for place, (kind, name) in enumerate(decisions[start:], start)
+            if (kind, name) not in decisions[start:place]
         ]
         groups += [
             [((schedule,), start) for schedule in resized(t.scheduled)] for t, start in front
@@ -213,11 +215,20 @@ def free_search(
         best = found.best.speedup
         found.tried += new
         ranked = [*front, *zip(new, (place for _, place in level), strict=True)]
-        front = sorted(ranked, key=lambda pair: worse(pair[0]))[:beam]
+        front = _of_each_shape(sorted(ranked, key=lambda pair: worse(pair[0])))[:beam]
         report(found)
         if found.best.speedup <= best:
             break
     return found
+
+
+def _of_each_shape(ranked: Iterable[tuple[Tried, int]]) -> list[tuple[Tried, int]]:
+    """The first of those whose steps are of the same kinds."""
+    first: dict[tuple[str, ...], tuple[Tried, int]] = {}
+    for tried, place in ranked:
+        words = tuple(step.word for step in tried.scheduled.schedule.steps)
+        first.setdefault(words, (tried, place))
+    return list(first.values())
 
 
 def random_search(
