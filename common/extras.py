@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 
@@ -27,3 +28,24 @@ def require(module: str, extra: str | None, purpose: str) -> ModuleType:
         raise MissingExtra(
             f"{package} is needed for {purpose}: pip install {wanted}", name=module
         ) from None
+
+
+def naming_extra(load: Callable[[str], object], package: str) -> Callable[[str], object]:
+    """A paper's `__getattr__` that says which extra brings what a public name needs.
+
+    load: what imports the name on first use; the extra has the package's name
+    """
+
+    def get(name: str) -> object:
+        try:
+            return load(name)
+        except ModuleNotFoundError as error:
+            absent = (error.name or "").partition(".")[0]
+            if absent in ("", "common", package):
+                raise  # not an optional package, but a mistake of ours
+            raise MissingExtra(
+                f'{absent} is needed for {package}.{name}: pip install "mlsys21[{package}]"',
+                name=absent,
+            ) from None
+
+    return get

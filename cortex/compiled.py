@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from common import extras
 from cortex import codegen_c, ra, tables
 from cortex import weights as weights_of
 from cortex.errors import BackendError, ModelError, StructureError, TokenError
@@ -44,9 +45,8 @@ class Compiled:
         keep: Keep,
         schedule: object = None,
     ) -> None:
-        import torch  # before any OpenMP code of ours, so that there is one runtime
-
-        self._torch = torch
+        # Before any OpenMP code of ours, so that there is one runtime.
+        self._torch = extras.require("torch", "cortex", "compiled models")
         self.ra = model
         self.lowered = lowered
         self.backend = backend
@@ -259,9 +259,7 @@ def compile(
     elif schedule == "none":
         schedule = Schedule.none()
     if threads is None:
-        import torch
-
-        threads = torch.get_num_threads()
+        threads = extras.require("torch", "cortex", "compiled models").get_num_threads()
     return Compiled(
         traced,
         lower(traced, schedule, threads=threads),

@@ -5,9 +5,12 @@ Names load on first use; sizes and shapes need no torch.
 
 import lazy_loader as _lazy
 
+from common.extras import naming_extra as _naming_extra
+
 __version__ = "0.1.0"
 
-_load, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+_plain_load, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+_load = _naming_extra(_plain_load, __name__)
 
 # fmt: off
 _WITHOUT_TORCH = frozenset((

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from common.extras import MissingExtra, require
+from common.extras import MissingExtra, naming_extra, require
 
 
 def test_installed_module_is_returned() -> None:
@@ -53,4 +54,22 @@ def test_error_within_a_module_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
 def test_absent_part_of_an_installed_package_is_its_own_error() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"json\.nosuch") as caught:
         require("json.nosuch", "panama", "simulation")
+    assert not isinstance(caught.value, MissingExtra)
+
+
+def test_public_name_names_the_extra_of_its_package() -> None:
+    def load(name: str) -> object:
+        return require(name, None, "x") if name == "json" else __import__(name)
+
+    get = naming_extra(load, "panama")
+    assert get("json") is require("json", None, "x")
+    message = 'nosuch_abc is needed for panama.nosuch_abc: pip install "mlsys21[panama]"'
+    with pytest.raises(MissingExtra, match=re.escape(message)):
+        get("nosuch_abc")
+
+
+@pytest.mark.parametrize("module", ["panama.nosuch_abc", "common.nosuch_abc"])
+def test_missing_module_of_ours_is_no_missing_extra(module: str) -> None:
+    with pytest.raises(ModuleNotFoundError) as caught:
+        naming_extra(__import__, "panama")(module)
     assert not isinstance(caught.value, MissingExtra)

@@ -208,6 +208,41 @@ def test_each_extra_alone_brings_what_its_example_needs(
     assert done.returncode == 0, done.stderr
 
 
+WITHOUT_EXTRAS = """
+import importlib, json, sys
+for name in ("torch", "networkx", "islpy", "scipy", "fbgemm_gpu"):
+    sys.modules[name] = None  # as if it were not installed
+import cortex
+uses = {package: lambda package=package, name=name: getattr(importlib.import_module(package), name)
+        for package, name in json.loads(sys.argv[1]).items()}
+uses["cortex"] = lambda: cortex.compile(cortex.models.TreeRNN(4, 8), backend="interp")
+found = {}
+for package, use in uses.items():
+    try:
+        use()
+    except ImportError as error:
+        found[package] = [type(error).__name__, str(error)]
+print(json.dumps(found))
+"""
+
+
+def test_name_whose_package_is_missing_names_the_extra() -> None:
+    names = {
+        "costmodel": "optimize",
+        "transformer_dm": "EncoderLayer",
+        "panama": "simulate",
+        "ttrec": "TTEmbeddingBag",
+    }
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, json.dumps(names)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == set(PAPERS)
+    for package, (kind, message) in found.items():
+        assert kind == "MissingExtra"
+        assert re.fullmatch(rf'\w+ is needed for .+: pip install "mlsys21\[{package}\]"', message)
+
+
 # --- names, versions, stubs ----------------------------------------------------------------------
 
 
