@@ -131,7 +131,7 @@ def test_an_absent_peer_says_what_to_install(monkeypatch):
     halide.clear_caches()
     with pytest.raises(MissingExtra, match=r'pip install "mlsys21\[costmodel_peers\]"'):
         peers.build("adams2019", KERNELS["matmul"])
-    assert "costmodel_peers" in (peers.why_absent("adams2019") or "")
+    assert "costmodel-peers" in (peers.why_absent("adams2019") or "")
     monkeypatch.setattr(compilers, "CLANG", "clang-absent")
     with pytest.raises(MissingExtra, match="needed for the Polly peer: apt-get install"):
         peers.build("polly", KERNELS["matmul"])
