@@ -117,6 +117,14 @@ class ClaimRow:
         return f"weakest of {found.n_records}"
 
     @property
+    def note(self) -> str:
+        """The claim's note, without what its place has just said ("our own target")."""
+        note, place = self.claim.note or "", self.claim.where
+        if note.lower().startswith(place.lower()):
+            note = note[len(place) :].lstrip(" .,:;")
+        return note
+
+    @property
     def reason(self) -> str:
         """Why the verdict is what it is, in one sentence."""
         if self.judgement is not None and self.judgement.reason:

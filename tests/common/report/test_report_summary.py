@@ -99,6 +99,24 @@ def test_a_claim_marked_as_headline_is_not_cut(sample: Any) -> None:
     assert len(ttrec.claims) == 8
 
 
+@pytest.mark.parametrize(
+    ("note", "shown"),
+    [
+        (None, ""),
+        ("Our own target; half of it", "half of it"),
+        ("our own target", ""),
+        ("the middle row", "the middle row"),
+    ],
+)
+def test_note_does_not_say_again_where_the_claim_stands(
+    sample: Any, note: str | None, shown: str
+) -> None:
+    claim = attrs.evolve(sample.claims[KERNEL], where="our own target", note=note)
+    papers = build(sample.store, claims={claim.id: claim}).papers
+    (row,) = [row for paper in papers for row in paper.claims]
+    assert row.note == shown
+
+
 @pytest.mark.parametrize("change", [{"profile": "full"}, {"seed": 1}])
 def test_a_failed_newer_run_stands_beside_the_one_that_is_judged(
     sample: Any, change: dict[str, Any]
