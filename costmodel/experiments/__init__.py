@@ -79,6 +79,25 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=(),
     ),
     Experiment(
+        name="costmodel_search_quality",
+        module="costmodel.experiments.search_quality",
+        claims=(
+            "costmodel.abstract.search_speedup",
+            "costmodel.fig.search_speedup_by_kernel",
+            "costmodel.ours.model_over_execution",
+        ),
+    ),
+    Experiment(
+        name="costmodel_search_time",
+        module="costmodel.experiments.search_time",
+        claims=(
+            "costmodel.tab.search_time_beam",
+            "costmodel.tab.search_time_tree_search",
+            "costmodel.ours.search_time_batched",
+            "costmodel.ours.search_time_unbatched",
+        ),
+    ),
+    Experiment(
         name="costmodel_polybench",
         module="costmodel.experiments.polybench",
         claims=(

@@ -101,7 +101,7 @@ def _measure(settings: Settings, seed: int, number: int) -> dict[str, Any]:
         if (round_number + number) % 2:
             order.reverse()  # what comes second may find a warmer machine
         for way in order:
-            once = _batched if way == "batched" else _one_by_one
+            once = _batched if way == "batched" else one_by_one
             found[way].append(once(batch, settings.passes))
     return found
 
@@ -111,10 +111,10 @@ def _batched(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
     from costmodel.measure import Options, time_batch
     from costmodel.translation_unit import compile_batch
 
-    start = _now()
+    start = now()
     texts = [_mark() + batch.baseline, *batch.variants]
     baseline, *variants = _entries(compile_batch(batch.program, texts, jobs=1))
-    compiled = _now()
+    compiled = now()
     options = Options(passes=(passes, passes), sessions=1)
     found = time_batch(batch.program, baseline, variants, options=options)
     wrong = [v.status for v in found.variants if not v.is_timed]
@@ -123,7 +123,7 @@ def _batched(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
     return _parts(start, compiled)
 
 
-def _one_by_one(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
+def one_by_one(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
     """The same with a compiler call and a child for each text, and nothing checked.
 
     The only function of a batch is timed three times a pass.
@@ -131,14 +131,14 @@ def _one_by_one(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
     from costmodel.measure import Options, time_batch
     from costmodel.translation_unit import compile_batch
 
-    start = _now()
+    start = now()
     texts = [batch.baseline, *batch.variants]
     entries = [
         entry
         for text in texts
         for entry in _entries(compile_batch(batch.program, [_mark() + text], jobs=1))
     ]
-    compiled = _now()
+    compiled = now()
     options = Options(passes=(passes // 3, passes // 3), sessions=1)
     for entry in entries:
         time_batch(batch.program, entry, [], options=options)
@@ -162,14 +162,14 @@ def _entries(compiled: Compiled) -> list[Entry]:
 
 
 def _parts(start: dict[str, float], compiled: dict[str, float]) -> dict[str, dict[str, float]]:
-    end = _now()
+    end = now()
     return {
         "compile": {clock: compiled[clock] - start[clock] for clock in CLOCKS},
         "all": {clock: end[clock] - start[clock] for clock in CLOCKS},
     }
 
 
-def _now() -> dict[str, float]:
+def now() -> dict[str, float]:
     """CPU seconds of this process and of all children that ended, and seconds elapsed."""
     import os
     import time

@@ -1,5 +1,6 @@
 """The experiment that sets code found by search beside compilers and schedulers."""
 
+import attrs
 import numpy as np
 import pytest
 
@@ -7,6 +8,7 @@ from common.experiment import Options
 from common.results import Store
 from common.runner import Job, run_one
 from costmodel.experiments import EXPERIMENTS, polybench
+from tests.costmodel.small_models import tiny_checkpoint
 
 SETTINGS = polybench.Settings(
     kernels=["gemm", "trisolv"],
@@ -14,6 +16,7 @@ SETTINGS = polybench.Settings(
     dtype="float32",
     budget_s=0.1,
     limit=2,
+    model="",
     passes=6,
     image=0,
 )
@@ -35,6 +38,14 @@ def test_every_kernel_is_set_beside_gcc_and_isl(tmp_path):
     judged = {r.claim for r in records if r.claim}
     assert {"costmodel.ours.polybench_gcc", "costmodel.ours.polybench_isl"} <= judged
     assert len(polybench.charts(frame, {})[0].to_svg()) > 1000
+
+
+def test_the_models_search_stands_beside_the_one_that_runs_candidates(tmp_path):
+    model = str(tiny_checkpoint(tmp_path / "tiny.pt"))
+    settings = attrs.evolve(SETTINGS, kernels=["trisolv"], model=model)
+    records, _ = run(tmp_path / "results", settings)
+    systems = {r.axes.get("system") for r in records}
+    assert {polybench.MODEL, f"{polybench.MODEL} over ours", "ours over gcc"} <= systems
 
 
 def test_means_are_of_ratios_pass_by_pass(tmp_path, monkeypatch):
@@ -73,8 +84,6 @@ def test_the_matrix_product_is_checked_against_torch(tmp_path, monkeypatch):
     schedule = "unfuse(S1, 1); unfuse(S1, 0); register_tile(S1, 0, 6, 1, 16)"
     cell = {"speedups": logs, "schedule": schedule, "tried": 1, "absent": {}, "status": {}}
     monkeypatch.setattr(polybench, "_measured", lambda *_: cell)
-    import attrs
-
     records, _ = run(tmp_path, attrs.evolve(SETTINGS, kernels=[], image=64))
     assert compared["claim"] == "costmodel.ours.matmul_torch"
     values = compared["values"]

@@ -64,7 +64,7 @@ def test_every_round_compiles_anew_and_runs_every_text_as_often(monkeypatch):
     translation_unit_compile, timed = translation_unit.compile_batch, m.time_batch
     monkeypatch.setattr(translation_unit, "compile_batch", compile_batch)
     monkeypatch.setattr(m, "time_batch", time_batch)
-    for way in (throughput._batched, throughput._one_by_one):
+    for way in (throughput._batched, throughput.one_by_one):
         first = way(batch, 6)
         assert 0 < first["compile"]["wall"] < first["all"]["wall"]
         way(batch, 6)
