@@ -11,6 +11,11 @@ class MissingExtra(ImportError):
     """A package that only some features need is not installed; the message gives the pip line."""
 
 
+def pip_words(extra: str) -> str:
+    """What to give pip for an extra; before 23.3 it finds only the name with hyphens."""
+    return f'"mlsys21[{extra.replace("_", "-")}]"'
+
+
 def require(module: str, extra: str | None, purpose: str) -> ModuleType:
     """Import an optional module.
 
@@ -24,7 +29,7 @@ def require(module: str, extra: str | None, purpose: str) -> ModuleType:
         package = module.partition(".")[0]
         if error.name != package:
             raise  # it is there, but something it needs, or the part asked for, is not
-        wanted = f'"mlsys21[{extra}]"' if extra else package
+        wanted = pip_words(extra) if extra else package
         raise MissingExtra(
             f"{package} is needed for {purpose}: pip install {wanted}", name=module
         ) from None
@@ -44,7 +49,7 @@ def naming_extra(load: Callable[[str], object], package: str) -> Callable[[str],
             if absent in ("", "common", package):
                 raise  # not an optional package, but a mistake of ours
             raise MissingExtra(
-                f'{absent} is needed for {package}.{name}: pip install "mlsys21[{package}]"',
+                f"{absent} is needed for {package}.{name}: pip install {pip_words(package)}",
                 name=absent,
             ) from None
 

@@ -128,8 +128,8 @@ def test_an_absent_peer_gives_the_pip_line(name, module, monkeypatch):
     home.load.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     try:
-        assert 'pip install "mlsys21[cortex_peers]"' in peers.absent([name, "eager"])[name]
-        with pytest.raises(MissingExtra, match="cortex_peers"):
+        assert 'pip install "mlsys21[cortex-peers]"' in peers.absent([name, "eager"])[name]
+        with pytest.raises(MissingExtra, match="cortex-peers"):
             home.load()
     finally:
         home.load.cache_clear()
