@@ -129,7 +129,7 @@ def test_what_is_no_pipeline_is_refused(text, why):
 def test_an_absent_peer_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "halide", None)
     halide.clear_caches()
-    with pytest.raises(MissingExtra, match=r'pip install "mlsys21\[costmodel_peers\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "mlsys21\[costmodel-peers\]"'):
         peers.build("adams2019", KERNELS["matmul"])
     assert "costmodel-peers" in (peers.why_absent("adams2019") or "")
     monkeypatch.setattr(compilers, "CLANG", "clang-absent")
