@@ -9,6 +9,10 @@ from common.gates import all_gates
 
 FLOORS = all_floors()
 GATES = all_gates()
+#: Headline ratios without a floor, and why; one that gets a floor must leave.
+WAITING = {
+    "costmodel.abstract.search_speedup": "is of a search by a trained model, and none ships yet",
+}
 
 
 @pytest.mark.parametrize("name", FLOORS)
@@ -33,8 +37,14 @@ def test_floors_guard_claims_that_exist() -> None:
 def test_every_headline_ratio_has_a_floor(paper: str) -> None:
     recorded = {claim for found in all_experiments().values() for claim in found.claims}
     guarded = {claim for guard in (*FLOORS.values(), *GATES.values()) for claim in guard.claims}
-    # Line rate and accuracy are no ratios: experiments hold them bit by bit.
-    ratios = [c for c in claims.load(paper).values() if c.is_headline and c.unit in ("x", "%")]
+    assert not guarded & set(WAITING), "has a floor: no longer waiting"
+    guarded |= set(WAITING)
+    # Line rate, accuracy and errors are no ratios that a slow kernel or a worse law would lower.
+    ratios = [
+        claim
+        for claim in claims.load(paper).values()
+        if claim.is_headline and claim.unit in ("x", "%") and claim.better != "lower"
+    ]
     bare = [c.id for c in ratios if c.id in recorded and c.id not in guarded]
     assert bare == [], "list them in claims of a Gate or a Floor in <paper>/gates.py"
 
