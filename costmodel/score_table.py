@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 EDGES = (0.0, 0.25, 0.5, 0.8, 1.25, 2.0, 4.0, math.inf)
 
+#: Lines of the table of scores: label, field of Scores, format.
+LINES = (
+    ("pairs", "n", "d"),
+    ("programs", "n_programs", "d"),
+    ("MAPE, %", "mape", ".1f"),
+    ("median error, %", "median_ape", ".1f"),
+    ("Pearson", "pearson", ".3f"),
+    ("Spearman", "spearman", ".3f"),
+    ("Spearman a program", "spearman_per_program", ".3f"),
+    ("nDCG", "ndcg", ".3f"),
+    ("nDCG@1", "ndcg_at_1", ".3f"),
+)
+
 
 @attrs.frozen
 class Bin:
@@ -60,14 +73,11 @@ def print_scores(scores: Mapping[str, Scores], by_speedup: Sequence[Bin], split:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="predicted against measured speedups")
-    columns = ("split", "pairs", "programs", "MAPE", "median", "Pearson", "Spearman")
-    for name in (*columns, "a program", "nDCG", "nDCG@1"):
-        table.add_column(name, justify="left" if name == "split" else "right")
-    for name, s in scores.items():
-        percents = (f"{x:.1f}%" for x in (s.mape, s.median_ape))
-        ratios = (s.pearson, s.spearman, s.spearman_per_program, s.ndcg, s.ndcg_at_1)
-        table.add_row(name, str(s.n), str(s.n_programs), *percents, *(f"{x:.3f}" for x in ratios))
+    table = Table("", title="predicted against measured speedups")
+    for name in scores:
+        table.add_column(name, justify="right")
+    for label, field, form in LINES:
+        table.add_row(label, *(format(getattr(s, field), form) for s in scores.values()))
     inside = Table(title=f"{split}: errors by measured speedup")
     for name in ("speedup", "pairs", "MAPE", "median", "predicted / measured"):
         inside.add_column(name, justify="right")

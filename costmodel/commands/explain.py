@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     reassociate = True if options.fast_math else None
     scheduled = apply(program, options.schedule, reassociate=reassociate)
     text = c_function(scheduled, program.name)
-    lines = [f"schedule: {scheduled.schedule or 'none, the program as written'}"]
+    lines = [f"schedule: {str(scheduled.schedule) or 'none, the program as written'}"]
     if options.model != "none":
         lines.append(_predicted(scheduled, options.model))
     if options.measure:

@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
     sizes = checkpoints.THREE_FIT if options.size == "three-fit" else ModelConfig()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with shown as progress:
         bar = progress.add_task("making features", total=options.members * options.epochs)
 
         def report(member: int, epoch: Epoch) -> None:

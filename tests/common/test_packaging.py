@@ -27,7 +27,10 @@ PACKAGES = ("common", *PAPERS)
 #: Written beside the sources by Python and by tools, never part of the package.
 GENERATED = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "*.so")
 #: Kinds of file that packages hold besides Python, now or when their kernels and RTL stand.
-DATA_SUFFIXES = (".c", ".cpp", ".h", ".v", ".toml", ".yaml", ".j2", ".css", ".js", ".pyi", ".jsonl")
+DATA_SUFFIXES = (
+    *(".c", ".cpp", ".h", ".v", ".toml", ".yaml", ".j2", ".css", ".js", ".pyi", ".jsonl"),
+    *(".pt", ".json"),
+)
 
 TITLES = {
     "A Deep Learning Based Cost Model for Automatic Code Optimization": "Baghdadi",

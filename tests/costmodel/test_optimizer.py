@@ -9,9 +9,11 @@ import torch
 
 import costmodel
 from costmodel import __main__ as cli
-from costmodel import optimizer
+from costmodel import checkpoints, execution, optimizer
 from costmodel.ir import Program
+from costmodel.model import CostModel, ModelConfig
 from tests.costmodel.nests import matmul
+from tests.costmodel.test_features import deep
 
 SOURCE = """
 void add(int A[N][N], const int B[N][N]) {
@@ -86,6 +88,104 @@ def test_identity_is_returned_where_nothing_is_worth_it(monkeypatch):
     assert found.schedule == ""
     assert found.measured == 1.0
     assert len(found.table) > 1
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model as drawn, not trained: it says something of everything."""
+    torch.manual_seed(3)
+    sizes = ModelConfig(comp_widths=(16,), embedding=8, merge_width=8, head_widths=(8,))
+    members = [CostModel(sizes), CostModel(sizes)]
+    for member in members:
+        torch.nn.init.normal_(member.head[-1].weight, std=2.0)
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    checkpoints.save(members, path)
+    return path
+
+
+@pytest.fixture
+def _nothing_compiled(monkeypatch):
+    def refuse(*arguments, **words):
+        raise AssertionError("something was compiled")
+
+    monkeypatch.setattr(execution, "measure", refuse)
+    monkeypatch.setattr(optimizer, "compile_batch", refuse)
+
+
+@pytest.mark.usefixtures("_nothing_compiled")
+@pytest.mark.parametrize("search", ["free", "beam", "mcts", "random", "exhaustive"])
+def test_with_a_model_alone_nothing_is_compiled(model, search):
+    found = costmodel.optimize(
+        matmul(64, "int32"),
+        model=model,
+        search=search,
+        space="paper",
+        samples=5,
+        level_limit=8,
+        execute_top=None,
+    )
+    assert found.measured is None
+    assert found.noise is None
+    assert not found.found.measured
+    assert len(found.table) > 4
+    assert found.table["measured"].isna().all()
+    assert found.schedule
+    assert found.predicted == pytest.approx(found.table["speedup"].max())
+    assert found.doubt > 0
+    assert "predicted, not measured" in found.c_source
+
+
+def test_the_best_predicted_are_run_and_the_fastest_taken(model):
+    found = costmodel.optimize(
+        matmul(64, "int32"), model=model, search="beam", space="paper", level_limit=8, execute_top=3
+    )
+    run = found.table.dropna()
+    assert len(run) == 4  # with the program as it is written
+    assert set(run["speedup"].nlargest(3)) == set(found.table["speedup"].nlargest(3))
+    best = run["measured"].max()
+    if found.schedule:
+        assert found.measured == pytest.approx(best)
+    else:
+        assert best < optimizer.WORTHWHILE
+    assert found.predicted > 0
+
+
+@pytest.mark.usefixtures("_nothing_compiled")
+def test_a_program_a_model_has_no_room_for_is_refused_where_nothing_may_run(model):
+    with pytest.raises(costmodel.UnsupportedProgram, match="at most 7 loops"):
+        costmodel.optimize(deep(8), model=model, execute_top=0)
+
+
+def test_a_program_a_model_has_no_room_for_is_run_and_that_is_said(model):
+    with pytest.warns(UserWarning, match="candidates are run instead: .* at most 7 loops"):
+        found = costmodel.optimize(
+            deep(8), model=model, search="beam", space="paper", level_limit=1, budget_s=0.0
+        )
+    assert found.predicted is None
+    assert found.measured is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"execute_top": 0}, "at least 1 without a model"),
+        ({"execute_top": -1, "model": "default"}, "0 or more with one"),
+        ({"search": "luck"}, "search must be one of free, beam, mcts"),
+    ],
+)
+def test_numbers_and_names_that_mean_nothing_are_refused(words, text):
+    with pytest.raises(ValueError, match=text):
+        costmodel.optimize(matmul(8), **words)
+
+
+def test_threads_do_not_enter_the_prediction(model):
+    words = {"model": model, "search": "beam", "space": "paper", "level_limit": 6}
+    one, two = (
+        costmodel.optimize(matmul(64, "int32"), execute_top=0, threads=n, **words) for n in (1, 2)
+    )
+    assert two.predicted == pytest.approx(one.predicted)
+    assert "parallel" in two.schedule
+    assert "parallel" not in one.schedule
 
 
 def test_a_python_kernel_is_taken_as_well():
