@@ -15,6 +15,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", choices=("paper", "extended"), default="paper")
     parser.add_argument("--jobs", type=int, help="processes; one for each core")
     parser.add_argument("--backend", choices=("joblib", "ray"), default="joblib")
+    parser.add_argument(
+        "--overlap", action="store_true", help="compile the next file while one is measured"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -35,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
             options.jobs,
             space=options.space,
             backend=options.backend,
+            overlap=options.overlap,
             report=console.print,
         )
     rows, programs = sum(card.rows.values()), sum(card.programs.values())

@@ -82,6 +82,14 @@ def test_the_card_counts_the_rows(whole: Path) -> None:
     assert json.loads((whole / "card.json").read_text())["speedups"] == list(card.speedups)
 
 
+def test_compiling_ahead_makes_the_same_set(whole: Path, tmp_path: Path) -> None:
+    generate(
+        tmp_path, N_PROGRAMS, N_SCHEDULES, 5, jobs=1,
+        options=QUICK, shard_programs=SHARD, overlap=True,
+    )  # fmt: skip
+    assert content(tmp_path) == content(whole)
+
+
 def test_two_processes_make_the_same_set_as_one(whole: Path, tmp_path: Path) -> None:
     make(tmp_path, jobs=2)
     assert content(tmp_path) == content(whole)

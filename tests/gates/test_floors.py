@@ -11,7 +11,7 @@ FLOORS = all_floors()
 GATES = all_gates()
 #: Headline ratios without a floor, and why; one that gets a floor must leave.
 WAITING = {
-    "costmodel.abstract.search_speedup": "is of a search by a trained model, and none ships yet",
+    "costmodel.abstract.search_speedup": "is of a search by a model whose training is not done",
 }
 
 
