@@ -389,7 +389,8 @@ __attribute__((visibility("default"))) int measure(const Function *functions, in
             double noise =
                 half_split(&runner, record, own, record->n_samples - before[f], &n_quiet);
             wants[f] = record->status == OK &&
-                       (n_quiet < config->min_passes || noise > config->wanted_noise);
+                       (pass < config->min_passes || n_quiet < config->min_passes ||
+                        noise > config->wanted_noise);
             n_wanting += wants[f];
         }
         if (!n_wanting || (pass > 0 && now(CLOCK_MONOTONIC) - begin > config->budget_s)) break;
