@@ -67,7 +67,10 @@ def test_commands_start_programs_of_this_repository() -> None:
     for command in commands():
         words = [word for word in command.split() if "=" not in word or word.startswith("-")]
         if words[:2] == ["python", "-m"]:
-            found = (ROOT / (words[2].replace(".", "/") + ".py")).is_file()
+            module = words[2].replace(".", "/")
+            found = any(
+                (ROOT / file).is_file() for file in (f"{module}.py", f"{module}/__main__.py")
+            )
         elif words[0] == "bash":
             found = (ROOT / words[1]).is_file()
         else:
