@@ -115,7 +115,7 @@ def _batched(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
     texts = [_mark() + batch.baseline, *batch.variants]
     baseline, *variants = _entries(compile_batch(batch.program, texts, jobs=1))
     compiled = now()
-    options = Options(passes=(passes, passes), sessions=1)
+    options = Options(passes=(passes, passes), sessions=1, wait_s=0.0)
     found = time_batch(batch.program, baseline, variants, options=options)
     wrong = [v.status for v in found.variants if not v.is_timed]
     if wrong:
@@ -139,7 +139,7 @@ def one_by_one(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
         for entry in _entries(compile_batch(batch.program, [_mark() + text], jobs=1))
     ]
     compiled = now()
-    options = Options(passes=(passes // 3, passes // 3), sessions=1)
+    options = Options(passes=(passes // 3, passes // 3), sessions=1, wait_s=0.0)
     for entry in entries:
         time_batch(batch.program, entry, [], options=options)
     return _parts(start, compiled)
