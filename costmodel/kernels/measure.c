@@ -236,7 +236,7 @@ static double clock_overhead(void) {
 
 /* --- whether anybody else is at work ------------------------------------------------------------
 
-   Cores of rented machines are halves of one: while a stranger's thread runs on the other half, code
+   A core may be half of one that is shared: while a stranger's thread runs on the other half, code
    takes 1.3 to 4 times as long by every clock, more or less according to what it does, so that
    ratios are wrong too. Such spells last from microseconds to seconds. A fixed computation that
    fills the units of a core shows them: its time just before and after a sample says whether the
