@@ -66,10 +66,11 @@ class Record:
         if self.claim is not None:
             _require_text(self.claim, "claim", where)
         put = object.__setattr__  # frozen: only here, while the value is being made
-        put(self, "value", _finite(self.value, "value", where))
-        for name in ("low", "high", "noise", "fraction_of_roofline", "seconds"):
+        if self.value is None:
+            raise TypeError(f"value of {where} must be a number, got None")
+        for name in ("value", "low", "high", "noise", "fraction_of_roofline", "seconds"):
             number = getattr(self, name)
-            if number is not None:
+            if number is not None and not (type(number) is float and math.isfinite(number)):
                 put(self, name, _finite(number, name, where))
         if (self.low is None) != (self.high is None):
             raise ValueError(f"low and high of {where} must be given together")
@@ -78,7 +79,9 @@ class Record:
         if self.rounds is not None:
             put(self, "rounds", _whole(self.rounds, "rounds", where))
         for name in ("noisy", "contended"):
-            put(self, name, _truth(getattr(self, name), name, where))
+            truth = getattr(self, name)
+            if truth is not False:
+                put(self, name, _truth(truth, name, where))
         put(self, "axes", _axes(self.axes, where))
         put(self, "extra", _extra(self.extra, where))
 

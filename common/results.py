@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,10 +128,10 @@ class Store:
             runs = iter(_newest(sorted(runs, key=lambda run: run.info.started)))
         rows = _Columns()
         for run in runs:
-            constant = [getattr(run.info, name) for name in _RUN_COLUMNS]
-            for record in run.records:
-                if not equals or all(_cell(record, k) == v for k, v in equals.items()):
-                    rows.add(constant, record)
+            records: Sequence[Record] = run.records
+            if equals:
+                records = [r for r in records if all(_cell(r, k) == v for k, v in equals.items())]
+            rows.add(run.info, records)
         return pandas.DataFrame(
             {name: _series(name, values, pandas) for name, values in rows.finished()}
         )
@@ -265,22 +266,26 @@ class _Columns:
 
     def __init__(self) -> None:
         self._n_rows = 0
-        self._fixed: list[list[Any]] = [[] for _ in (*_RUN_COLUMNS, *_RECORD_COLUMNS)]
+        self._run: list[list[Any]] = [[] for _ in _RUN_COLUMNS]
+        self._record: list[list[Any]] = [[] for _ in _RECORD_COLUMNS]
         self._axes: dict[str, list[Any]] = {}
 
-    def add(self, constant: list[Any], record: Record) -> None:
-        fixed = constant + [getattr(record, name) for name in _RECORD_COLUMNS]
-        for column, value in zip(self._fixed, fixed, strict=True):
-            column.append(value)
-        for name, value in record.axes.items():
-            column = self._axes.setdefault(name, [])
-            if len(column) < self._n_rows:
-                column.extend([None] * (self._n_rows - len(column)))
-            column.append(value)
-        self._n_rows += 1
+    def add(self, info: RunInfo, records: Sequence[Record]) -> None:
+        for column, name in zip(self._run, _RUN_COLUMNS, strict=True):
+            column.extend([getattr(info, name)] * len(records))
+        for column, name in zip(self._record, _RECORD_COLUMNS, strict=True):
+            column.extend(map(attrgetter(name), records))
+        for row, record in enumerate(records, self._n_rows):
+            for name, value in record.axes.items():
+                column = self._axes.setdefault(name, [])
+                if len(column) < row:
+                    column.extend([None] * (row - len(column)))
+                column.append(value)
+        self._n_rows += len(records)
 
     def finished(self) -> Iterator[tuple[str, list[Any]]]:
-        yield from zip((*_RUN_COLUMNS, *_RECORD_COLUMNS), self._fixed, strict=True)
+        yield from zip(_RUN_COLUMNS, self._run, strict=True)
+        yield from zip(_RECORD_COLUMNS, self._record, strict=True)
         for name, column in self._axes.items():
             column.extend([None] * (self._n_rows - len(column)))
             yield _AXIS + name, column

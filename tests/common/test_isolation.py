@@ -13,6 +13,7 @@ from typing import Any
 import joblib
 import psutil
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from common import isolation
 from common.runner import Interrupted, Job, run_info, run_one
@@ -207,6 +208,8 @@ def test_what_the_experiment_started_ends_with_it(toy: Any, tmp_path: Path) -> N
 
 
 def test_a_worker_of_joblib_can_run_experiments(toy: Any) -> None:
+    # joblib keeps its workers for the next caller: those of an earlier test do not know the toy.
+    get_reusable_executor().shutdown(wait=True)
     jobs = [toy.job("passes", {"n": n, "kind": "plain", "scales": []}) for n in (1, 2)]
     work = joblib.Parallel(n_jobs=2, backend="loky")
     outcomes = work(joblib.delayed(run_one)(job) for job in jobs)

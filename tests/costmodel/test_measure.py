@@ -169,11 +169,16 @@ def test_two_measurements_agree_within_three_times_the_recorded_noise():
     program = matmul(96)
     baseline = matmul_text("ijk", 96)
     variants = [matmul_text(order, 96) for order in ("ikj", "jik", "jki", "kij", "kji")]
-    first, second = (measure(program, baseline, variants) for _ in range(2))
-    apart = np.abs(second.speedups / first.speedups - 1)
-    agree = apart <= 3 * (first.noise + second.noise) / 2
-    # Nine in ten do (costmodel.ours.noise_covered): three of five fail once in a hundred runs.
-    assert agree.sum() >= 3, (apart, first.noise, second.noise)
+    # Nine in ten agree (costmodel.ours.noise_covered). A stranger that comes between the two shifts
+    # all five alike and tells nothing of the noise within either, so it may do so twice.
+    tries = []
+    for _ in range(3):
+        first, second = (measure(program, baseline, variants) for _ in range(2))
+        apart = np.abs(second.speedups / first.speedups - 1)
+        tries.append(apart / (first.noise + second.noise) * 2)
+        if (tries[-1] <= 3).sum() >= 4:
+            return
+    pytest.fail(f"differences over noise, in three tries: {tries}")
 
 
 def test_samples_beside_a_stranger_or_with_an_interruption_are_not_quiet():
