@@ -854,10 +854,6 @@ class _Generator:
         raise AssertionError(index)
 
 
-def _pointer_name(line: str) -> str:
-    return line.split(" = ")[0].split("const ")[-1].strip()
-
-
 def _as_node(key: object) -> il.Node:
     """A known value's place, for the variables in it."""
     if isinstance(key, tuple):

@@ -11,6 +11,7 @@ import islpy as isl
 
 from costmodel import c_text
 from costmodel.affine import Affine
+from costmodel.errors import ScheduleError
 from costmodel.ir import Access, Program, moved, substitute
 from costmodel.nest import Nest, Placed
 from costmodel.poly import polyhedral
@@ -27,6 +28,8 @@ def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = VE
     Pragmas stand on the loops the schedule marked.
 
     vector_bytes: of a register, for statements with register tiles
+
+    Raises ScheduleError where isl fails to find the loops.
     """
     program, nest = scheduled.program, scheduled.nest
     writer = _Writer(program, nest, vector_bytes)
@@ -38,7 +41,28 @@ def c_function(scheduled: ScheduledProgram, name: str, *, vector_bytes: int = VE
         else:
             domains = domains.subtract(isl.UnionSet.from_set(tile.domain)).union(tile.domains())
             leaves.extend(tile.leaves())
-    return writer.function(schedule_tree(leaves, domains), name)
+    try:
+        return writer.function(schedule_tree(leaves, domains), name)
+    except isl.Error:  # at some unions beside register tiles: "input involves unknown divs"
+        pass
+    try:
+        return writer.function(schedule_tree(leaves, _in_one_piece(domains)), name)
+    except isl.Error as problem:
+        raise ScheduleError(
+            f"isl finds no loops for this schedule of {program.name} ({problem}): choose other "
+            f"sizes of tiles"
+        ) from None
+
+
+def _in_one_piece(domains: isl.UnionSet) -> isl.UnionSet:
+    """The same sets, those that are convex without being written so as one basic set."""
+    sets = domains.get_set_list()
+    found = isl.UnionSet("{ }")
+    for at in range(sets.n_set()):
+        domain = sets.get_at(at)
+        hull = isl.Set.from_basic_set(domain.convex_hull())
+        found = found.union(hull if hull.is_equal(domain) else domain)
+    return found
 
 
 @functools.lru_cache(maxsize=512)

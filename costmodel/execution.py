@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from costmodel import plain_c
 from costmodel.codegen import kept_c_function
+from costmodel.errors import ScheduleError
 from costmodel.ir import Program
 from costmodel.measure import Measured, Options, measure
 from costmodel.schedule import ScheduledProgram
@@ -46,18 +47,19 @@ class Execution:
     _baseline_s: float = 0.0
 
     def __call__(self, scheduled: Sequence[ScheduledProgram]) -> NDArray[np.float64]:
-        """(n,) speedups; 0 for a schedule that does not compile, crashes, hangs or differs."""
-        parts = [np.empty(0)]
-        for at in range(0, len(scheduled), self.batch):
+        """(n,) speedups; 0 for a schedule without code, or whose code crashes, hangs or differs."""
+        speedups = np.zeros(len(scheduled))
+        written = [at for at, each in enumerate(scheduled) if _has_code(each)]
+        for first in range(0, len(written), self.batch):
+            places = written[first : first + self.batch]
             options = attrs.evolve(self.options, slow_ratio=FAR_BEHIND / self.best)
             if self._baseline_s > LONG_S:
                 options = attrs.evolve(options, passes=LONG_PASSES)
-            found = self.measured(scheduled[at : at + self.batch], options)
-            speedups = np.nan_to_num(found.speedups, nan=0.0)
-            self.best = max(self.best, float(speedups.max()))
+            found = self.measured([scheduled[at] for at in places], options)
+            speedups[places] = np.nan_to_num(found.speedups, nan=0.0)
+            self.best = max(self.best, float(speedups[places].max()))
             self._baseline_s = found.baseline.seconds
-            parts.append(speedups)
-        return np.concatenate(parts)
+        return speedups
 
     def measured(
         self, scheduled: Sequence[ScheduledProgram], options: Options | None = None
@@ -70,3 +72,11 @@ class Execution:
         self.n_runs += len(texts)
         self.compile_s += found.compile_s
         return found
+
+
+def _has_code(scheduled: ScheduledProgram) -> bool:
+    try:
+        kept_c_function(scheduled, "f")
+    except ScheduleError:
+        return False
+    return True

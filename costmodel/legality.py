@@ -158,11 +158,16 @@ def direction(placed: Placed, level: int) -> dict[str, int]:
     iterators = placed.statement.iterators
     whole = [at for at, dim in enumerate(placed.dims) if dim.divisor == 1]
     rows = [placed.dims[at].expression for at in whole]
-    matrix = np.array([[row.factor(it) for it in iterators] for row in rows], dtype=float)
-    wanted = np.zeros(len(rows))
-    wanted[whole.index(level)] = 1
-    moves = np.linalg.solve(matrix, wanted)
-    return {it: round(float(move)) for it, move in zip(iterators, moves, strict=True)}
+    inverse = inverse_of(tuple(tuple(row.factor(it) for it in iterators) for row in rows))
+    column = whole.index(level)
+    return {it: row[column] for it, row in zip(iterators, inverse, strict=True)}
+
+
+@lru_cache(maxsize=4096)
+def inverse_of(matrix: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """The inverse of a unimodular matrix, in whole numbers as it must be."""
+    inverse = np.linalg.inv(np.array(matrix, dtype=float).reshape(len(matrix), len(matrix)))
+    return tuple(tuple(round(value) for value in row) for row in inverse.tolist())
 
 
 def why_flow_differs(poly: Polyhedral, nest: Nest) -> str | None:

@@ -16,7 +16,6 @@ from functools import cached_property
 
 import attrs
 import islpy as isl
-import numpy as np
 
 from costmodel import c_text
 from costmodel.affine import Affine
@@ -35,7 +34,7 @@ from costmodel.ir import (
     moved,
     operands,
 )
-from costmodel.legality import direction, stride_along
+from costmodel.legality import direction, inverse_of, stride_along
 from costmodel.nest import Nest, Placed
 from costmodel.packed import Packed
 from costmodel.poly import has_fraction, space_text
@@ -297,8 +296,14 @@ class RegisterTile:
 
     def _cell_moves(self, offsets: tuple[int, ...]) -> tuple[int, ...]:
         """Where a place in the block writes, from where its beginning does."""
+        return tuple(sum(map(operator.mul, factors, offsets)) for factors in self._cell_factors)
+
+    @cached_property
+    def _cell_factors(self) -> tuple[tuple[int, ...], ...]:
+        """By how much each place in the block moves each index of the written cell."""
+        moves = self._at_points
         return tuple(
-            sum(factor * self._moved_by(it, offsets) for it, factor in index.terms)
+            tuple(sum(f * moves[it][at] for it, f in index.terms) for at in range(self._n))
             for index in self._statement.write.index
         )
 
@@ -475,14 +480,12 @@ def solve(placed: Placed, values: list[Affine]) -> dict[str, Affine]:
     """The statement's iterators from the counts of its loops over single iterations, in order."""
     rows = [dim.expression for dim in placed.dims if dim.divisor == 1]
     iterators = placed.statement.iterators
-    inverse = np.linalg.inv(
-        np.array([[r.factor(it) for it in iterators] for r in rows], dtype=float)
-    )
+    inverse = inverse_of(tuple(tuple(r.factor(it) for it in iterators) for r in rows))
     found: dict[str, Affine] = {}
     for it, factors in zip(iterators, inverse, strict=True):
         total = Affine()
         for factor, row, value in zip(factors, rows, values, strict=True):
-            total = total + (value - row.const) * round(float(factor))
+            total = total + (value - row.const) * factor
         found[it] = total
     return found
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import attrs
 
 from cortex import ilir as il
-from cortex import ra
 from cortex.lower.element import Context, Held
 from cortex.lower.operators import operators
 from cortex.lower.part import Emitter, Part, axis_dims, sizes, store_value, stored_at
@@ -38,8 +37,3 @@ def operator_nests(part: Part, emitter: Emitter, *, every: bool) -> list[il.Stmt
 def conditional(leaf: Iterable[il.Stmt], node: Iterable[il.Stmt], row: il.Index) -> il.Stmt:
     """The conditional operator: is the node a leaf?"""
     return il.If(il.Less(row, il.N_LEAVES), il.seq(*leaf), il.seq(*node))
-
-
-def uses_features(exprs: Iterable[ra.Expr]) -> bool:
-    """Whether any expression reads features."""
-    return any(isinstance(e, ra.Feature) for e in ra.walk(exprs))

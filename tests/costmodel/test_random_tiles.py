@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from costmodel import codegen
 from costmodel.errors import ScheduleError
+from costmodel.execution import Execution
 from costmodel.ir import Program
 from costmodel.schedule import ScheduledProgram, apply
 from tests.costmodel.variants import assert_same_results
@@ -75,6 +77,33 @@ def test_blocks_at_random_borders_compute_what_the_program_does() -> None:
     found = random_cases(range(40))
     assert len(found) >= 40
     assert_same_results(found)
+
+
+TRIANGLE = """
+def f(A: "in float32[40, 40]", x: "in float32[40]", C: "inout float32[40, 40]"):
+    for i in range(11):
+        for j in range(i, 17):
+            for k in range(1, 9):
+                C[i, j] += A[i, k] * x[k]
+"""
+
+
+def test_a_triangle_that_isl_finds_no_loops_for_is_asked_for_in_one_piece() -> None:
+    scheduled = apply(Program.parse(TRIANGLE), "register_tile(S0, 0, 2, 1, 3)", reassociate=True)
+    assert_same_results([scheduled])
+
+
+def test_a_nest_without_loops_is_refused_and_scores_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = Program.parse(TRIANGLE)
+    plain = apply(program, "")
+    tiled = apply(program, "register_tile(S0, 0, 2, 1, 3)", reassociate=True)
+    monkeypatch.setattr(codegen, "_in_one_piece", lambda domains: domains)  # isl fails again
+    with pytest.raises(ScheduleError, match=r"isl finds no loops .* choose other sizes of tiles"):
+        codegen.c_function(tiled, "f")
+    speedups = Execution(program)([tiled, plain, tiled])
+    assert speedups[0] == speedups[2] == 0 < speedups[1]
 
 
 @pytest.mark.soak
