@@ -9,6 +9,7 @@
     const copy = JSON.parse(JSON.stringify(spec));
     copy.config = JSON.parse(JSON.stringify(config));
     copy.config.legend.columns = Math.max(1, Math.floor(width / 125));
+    copy.config.legend.labelLimit = Math.min(260, Math.round(width * 0.45));
     copy.config.axis.labelLimit = Math.max(110, Math.round(width * 0.34));
     if (copy.facet && copy.spec) {
       // Vega-Lite cannot stretch small multiples: as many as fit, sharing the width evenly.

@@ -51,7 +51,8 @@ _PLACES: dict[str, int] = {
     "beam_execution": 5,
     "native": 6, "halide": 6, "halide_adams2019": 6,
     "pytest_benchmark": 7, "separated": 7, "reference": 7, "dense": 7, "halide_mullapudi2016": 7,
-    "halide_li2018": 8,
+    "halide_li2018": 8, "level_batched": 7, "level_batched_onednn": 11,
+    "ring_sorted": 6, "hier_pipelined": 9, "panama": 8, "panama_plus": 11, "none": 7,
 }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ VEGA_CONFIG: dict[str, Any] = {
         "title": None,
         "labelFontSize": 12,
         "labelColor": INK,
-        "labelLimit": 180,
+        "labelLimit": 260,
         "symbolSize": 80,
         "symbolOpacity": 1,
         "symbolStrokeWidth": 1.6,
