@@ -557,10 +557,10 @@ def trace(model: "Recursive") -> Model:
     return trace_model(model)
 
 
-def walk(exprs: Iterable[Expr]) -> Iterator[Expr]:
+def walk(exprs: Iterable[Expr], *, into_reduce: bool = True) -> Iterator[Expr]:
     """Every expression once, operands before what they are operands of.
 
-    The bodies of Reduce are walked too, before the Reduce.
+    into_reduce: the bodies of Reduce are walked too, before the Reduce
     """
     seen: set[Expr] = set()
     for root in exprs:
@@ -572,7 +572,8 @@ def walk(exprs: Iterable[Expr]) -> Iterator[Expr]:
             elif expr not in seen:
                 seen.add(expr)
                 stack.append((expr, True))
-                stack.extend((x, False) for x in reversed(expr.operands) if x not in seen)
+                if into_reduce or not isinstance(expr, Reduce):
+                    stack.extend((x, False) for x in reversed(expr.operands) if x not in seen)
 
 
 def rewrite(expr: Expr, change: Callable[[Expr], Expr | None], *, into_reduce: bool = True) -> Expr:

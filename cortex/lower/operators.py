@@ -41,22 +41,6 @@ def is_trivial(expr: ra.Expr) -> bool:
     return isinstance(expr, _TRIVIAL)
 
 
-def outside_reduce(roots: Iterable[ra.Expr]) -> Iterator[ra.Expr]:
-    """Every expression once, operands first, bodies of reductions left out."""
-    seen: set[ra.Expr] = set()
-    for root in roots:
-        stack = [(root, False)]
-        while stack:
-            expr, ready = stack.pop()
-            if ready:
-                yield expr
-            elif expr not in seen:
-                seen.add(expr)
-                stack.append((expr, True))
-                if not isinstance(expr, ra.Reduce):
-                    stack.extend((x, False) for x in reversed(expr.operands))
-
-
 def operators(
     states: Mapping[str, ra.Expr],
     prefix: str = "",
@@ -73,7 +57,7 @@ def operators(
     gather: rows that products read from other nodes' states are not kept
     """
     known = set(known)
-    order = [e for e in outside_reduce(states.values()) if e not in known]
+    order = [e for e in ra.walk(states.values(), into_reduce=False) if e not in known]
     named: dict[ra.Expr, str] = {}
     for state, expr in states.items():
         named.setdefault(expr, state)

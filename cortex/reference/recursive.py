@@ -1,6 +1,6 @@
 """A traced model evaluated node by node with NumPy, children first."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +56,7 @@ def evaluate(
     states = {n: np.zeros((forest.n_nodes, *s), kind) for n, s in model.states.items()}
     bodies = {
         True: list(ra.walk(model.leaf.values())),
-        False: _outside_reduce(model.node.values()),
+        False: list(ra.walk(model.node.values(), into_reduce=False)),
     }
     for node in children_first(forest):
         begin, end = int(forest.child_ptr[node]), int(forest.child_ptr[node + 1])
@@ -98,21 +98,6 @@ def children_first(forest: Forest) -> list[int]:
             if not waiting[parent]:
                 order.append(parent)
     return order
-
-
-def _outside_reduce(exprs: Iterable[ra.Expr]) -> list[ra.Expr]:
-    """Expressions in order, without those that have a meaning for one child only."""
-    found: dict[ra.Expr, None] = {}
-    stack = [(x, False) for x in exprs][::-1]
-    while stack:
-        expr, ready = stack.pop()
-        if ready:
-            found[expr] = None
-        elif expr not in found:
-            stack.append((expr, True))
-            if not isinstance(expr, ra.Reduce):
-                stack.extend((x, False) for x in reversed(expr.operands))
-    return list(found)
 
 
 class _Values:
@@ -183,7 +168,7 @@ class _Values:
         raise AssertionError(type(expr))
 
     def _reduce(self, op: str, body: ra.Expr) -> Array:
-        order = _outside_reduce([body])
+        order = list(ra.walk([body], into_reduce=False))
         found: list[Array] = []
         for child in self.children.tolist():
             inner = _Values(
