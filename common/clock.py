@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise, repeat
+from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -74,6 +75,34 @@ class HostClock:
         cpu_stop = time.thread_time_ns()
         waited = _voluntary_switches() > waits
         return Sample((stop - start) * 1e-9, (cpu_stop - cpu_start) * 1e-9, waited)
+
+
+class ProcessClock(HostClock):
+    """The host's clock for work that another process may do while this thread waits for it.
+
+    The CPU figure is that of this thread and the main thread of the other process, which a busy
+    machine disturbs less than what has passed on the wall.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._usage = Path(f"/proc/{pid}/schedstat")
+        self.reads_cpu = self.reads_cpu and self._usage.exists()
+
+    def busy(self) -> float:
+        return super().busy() + (self._theirs() if self.reads_cpu else 0.0)
+
+    def sample(self, call: Callable[[], Any], k: int) -> Sample:
+        if not self.reads_cpu:
+            return super().sample(call, k)
+        before = self._theirs()
+        own = super().sample(call, k)
+        assert own.cpu is not None
+        return Sample(own.wall, own.cpu + self._theirs() - before)
+
+    def _theirs(self) -> float:
+        """Seconds the other process was on a core."""
+        return int(self._usage.read_text().split()[0]) * 1e-9
 
 
 class CudaClock:

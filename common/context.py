@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from common.bench import Comparison
+    from common.clock import Clock
     from common.progress import ProgressBoard
     from common.record import Record, Scalar
     from common.roofline import Roofline
@@ -150,7 +151,9 @@ class Context:
         subject: str = "ours",
         halfwidth: float = 0.02,
         max_seconds: float = 3.0,
+        sample_s: float = 2e-3,
         cold: bool = False,
+        clock: Clock | None = None,
         work: Work | None = None,
         **axes: Scalar,
     ) -> Comparison:
@@ -180,17 +183,22 @@ class Context:
             )
         rng = self.rng(f"compare {self._n_compared}")
         self._n_compared += 1
+        how: dict[str, Any] = {
+            "max_seconds": max_seconds,
+            "sample_s": sample_s,
+            "cold": cold,
+            "clock": clock,
+            "threads": self.threads,
+        }
         comparison = bench.compare(
             candidates,
             baseline=baseline,
             verify=verify,
             halfwidth=halfwidth,
-            max_seconds=max_seconds,
-            cold=cold,
             rng=rng,
-            threads=self.threads,
+            **how,
         )
-        noise = self._noise_of(candidates[baseline], max_seconds, cold)
+        noise = self._noise_of(candidates[baseline], **how)
 
         def fraction(seconds: float) -> float | None:
             if work is None:
@@ -293,18 +301,12 @@ class Context:
                 f"which has {', '.join(self._claims) or 'none'}"
             )
 
-    def _noise_of(self, fn: Callable[[], Any], max_seconds: float, cold: bool) -> float:
+    def _noise_of(self, fn: Callable[[], Any], **how: Any) -> float:
         """What this machine cannot tell apart: the first baseline against itself, once per run."""
         if self._noise is None:
             from common import bench
 
-            self._noise = bench.noise(
-                fn,
-                max_seconds=max_seconds,
-                cold=cold,
-                threads=self.threads,
-                rng=self.rng("noise"),
-            )
+            self._noise = bench.noise(fn, rng=self.rng("noise"), **how)
         return self._noise
 
     def _seed_of(self, name: str) -> int:

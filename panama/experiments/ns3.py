@@ -80,7 +80,7 @@ def run(settings: Settings, ctx: Context) -> None:
             baseline="ns3", verify=same_packets, claim="panama.ours.ns3_speed",
             # ns-3 runs for seconds, through good moments and bad ones: so must ours.
             sample_s=settings.sample_s, halfwidth=HALFWIDTH, max_seconds=settings.max_seconds,
-            flows=settings.timed_flows,
+            clock=program.clock, flows=settings.timed_flows,
         )  # fmt: skip
 
 

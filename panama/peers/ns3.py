@@ -20,6 +20,7 @@ import attrs
 import numpy as np
 
 from common.cache_folder import cache_folder
+from common.clock import ProcessClock
 from common.extras import MissingExtra
 from panama.cluster import Cluster
 from panama.plan import Float64, Flows, Int64, Plan
@@ -142,6 +143,11 @@ class Program:
             [build()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._write(scenario.text(horizon_s))
+
+    @property
+    def clock(self) -> ProcessClock:
+        """Counts what ns-3 computes while the caller waits."""
+        return ProcessClock(self._process.pid)
 
     def run(self) -> Run:
         """Simulate from the start."""

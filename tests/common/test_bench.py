@@ -1,6 +1,8 @@
 """Comparison of candidates, on a scripted clock and, in two tests, on the real one."""
 
 import math
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from common import bench
 from common.bench import CandidateError, Comparison, NoisyMeasurement, compare
-from common.clock import CudaClock, HostClock, Sample, thread_clock_step_s
+from common.clock import CudaClock, HostClock, ProcessClock, Sample, thread_clock_step_s
 
 Drift = Callable[[float], float]
 
@@ -376,6 +378,42 @@ def test_host_clock_tells_computing_from_waiting() -> None:
     assert asleep.wall >= 4e-3
     assert asleep.cpu < asleep.wall / 2
     assert 0 < thread_clock_step_s() < 1
+
+
+BUSY_ON_ASKING = """
+import sys
+for line in sys.stdin:
+    sum(range(int(line)))
+    print(flush=True)
+"""
+
+
+def test_what_another_process_computes_counts_and_its_waiting_does_not() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY_ON_ASKING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+
+        def ask(n: int) -> None:
+            assert other.stdin is not None
+            assert other.stdout is not None
+            print(n, file=other.stdin, flush=True)
+            other.stdout.readline()
+
+        clock = ProcessClock(other.pid)
+        clock.sample(lambda: ask(1), 1)
+        idle = clock.sample(lambda: time.sleep(0.05), 1)
+        before = clock.busy()
+        asked = clock.sample(lambda: ask(2_000_000), 2)
+        assert clock.busy() - before == pytest.approx(asked.cpu, abs=0.02)
+        other.stdin.close()  # type: ignore[union-attr]
+    assert idle.cpu is not None
+    assert idle.cpu < 0.02
+    assert asked.cpu is not None
+    assert 0.02 < asked.cpu < asked.wall + 0.02
+    assert not asked.waited
 
 
 def test_a_clock_of_coarse_ticks_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
