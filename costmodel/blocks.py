@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import attrs
 import islpy as isl
 
-from costmodel.nest import Dim, Placed
+from costmodel.ir import Statement
+from costmodel.nest import Dim
 from costmodel.poly import domain_text, space_text
 
 Row = tuple[int, ...]
@@ -44,10 +45,13 @@ class Blocks:
     hoist: loops around a block's load and store
     """
 
-    def __init__(self, placed: Placed, loops: Sequence[Dim], points: Sequence[Dim], hoist: int):
-        self._name, self._statement = placed.name, placed.statement
+    def __init__(
+        self, statement: Statement, loops: Sequence[Dim], points: Sequence[Dim], hoist: int
+    ) -> None:
+        self._name, self._statement = statement.name, statement
         self._loops, self._points = loops, points
         self._outside = self.named("held", hoist)
+        self._kept_places: dict[tuple[Row, tuple[int, ...]], isl.Set] = {}
 
     @cached_property
     def domain(self) -> isl.Set:
@@ -144,6 +148,12 @@ class Blocks:
 
     def _places(self, row: Row, lanes: Sequence[int]) -> isl.Set:
         """Places of the loops where one of these lanes of a row is in the domain."""
+        key = (row, tuple(lanes))
+        if key not in self._kept_places:
+            self._kept_places[key] = self._found_places(row, lanes)
+        return self._kept_places[key]
+
+    def _found_places(self, row: Row, lanes: Sequence[int]) -> isl.Set:
         at = [
             f"({dim.expression}) mod {dim.register} = {offset}"
             for dim, offset in zip(self._points, row, strict=False)
@@ -158,6 +168,14 @@ class Blocks:
     def _around(self, places: isl.Set) -> isl.Set:
         """All places inside the same load and store as some of these."""
         return places.apply(self._outside).apply(self._outside.reverse())
+
+
+@lru_cache(maxsize=512)
+def kept_blocks(
+    statement: Statement, loops: tuple[Dim, ...], points: tuple[Dim, ...], hoist: int
+) -> Blocks:
+    """`Blocks`, remembered: a search packs arrays of the same blocks at one loop after another."""
+    return Blocks(statement, loops, points, hoist)
 
 
 def _together(rows: Mapping[Row, isl.Set]) -> tuple[tuple[tuple[Row, ...], isl.Set], ...]:

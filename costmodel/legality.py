@@ -52,6 +52,34 @@ def is_legal(poly: Polyhedral, nest: Nest, reassociate: bool) -> bool:
     )
 
 
+def kept_is_legal(poly: Polyhedral, nest: Nest, reassociate: bool) -> bool:
+    """`is_legal`, remembered: a search asks for one order of instances with many marks on loops."""
+    columns = tuple(_columns(nest).items())
+    return _answer(_Question(poly.program, reassociate, nest.contractions, columns, poly, nest))
+
+
+@attrs.frozen
+class _Question:
+    """All that legality depends on, and what to find it with."""
+
+    program: Program
+    reassociate: bool
+    contractions: tuple[tuple[str, int, int], ...]
+    columns: tuple[tuple[int, tuple[str, ...]], ...]
+    poly: Polyhedral = attrs.field(eq=False)
+    nest: Nest = attrs.field(eq=False)
+
+
+@lru_cache(maxsize=4096)
+def _answer(question: _Question) -> bool:
+    return is_legal(question.poly, question.nest, question.reassociate)
+
+
+def forget() -> None:
+    """Forget what `kept_is_legal` remembers."""
+    _answer.cache_clear()
+
+
 def check_places(poly: Polyhedral, nest: Nest) -> None:
     """ScheduleError unless every instance has one place in time and no two share one.
 

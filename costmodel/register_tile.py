@@ -19,7 +19,7 @@ import islpy as isl
 
 from costmodel import c_text
 from costmodel.affine import Affine
-from costmodel.blocks import Blocks, Row, Run
+from costmodel.blocks import Blocks, Row, Run, kept_blocks
 from costmodel.errors import ScheduleError
 from costmodel.ir import (
     ITEM_BYTES,
@@ -108,7 +108,7 @@ class RegisterTile:
 
     @cached_property
     def _blocks(self) -> Blocks:
-        return Blocks(self._placed, self._loops, self._points, self.hoist)
+        return kept_blocks(self._statement, self._loops, self._points, self.hoist)
 
     @property
     def _names(self) -> list[str]:
@@ -437,13 +437,13 @@ class RegisterTile:
 
     def _check_cells(self) -> None:
         """A cell of the block lies in one lane of one register."""
-        lanes: dict[tuple[int, ...], tuple[str, int]] = {}
+        lanes: dict[tuple[int, ...], tuple[tuple[int, ...], int, int]] = {}
         size = self._points[-1].register
         for row, (at, width) in itertools.product(self._blocks.rows, self._vectors((0, size))):
-            held = self._held_in((*row, at), width)
+            first = self._cell_moves((*row, at))  # what `_held_in` names the register by
             for lane in range(width):
                 cell = self._cell_moves((*row, at + lane))
-                if lanes.setdefault(cell, (held, lane)) != (held, lane):
+                if lanes.setdefault(cell, (first, width, lane)) != (first, width, lane):
                     raise self._refusal(
                         f"writes {self._statement.write} such that registers of a block overlap"
                     )

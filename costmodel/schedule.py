@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 
 import attrs
 
@@ -11,7 +12,7 @@ from costmodel import legality
 from costmodel.errors import IllegalSchedule, ScheduleError
 from costmodel.inline import inlined
 from costmodel.ir import Program
-from costmodel.nest import Nest
+from costmodel.nest import Nest, Placed
 from costmodel.poly import Polyhedral, polyhedral
 from costmodel.register_tile import RegisterTile
 from costmodel.steps import Contract, Inline, Step, parse_step
@@ -69,12 +70,17 @@ class ScheduledProgram:
 
 
 def apply(
-    program: Program, schedule: Schedule | str = "", *, reassociate: bool | None = None
+    program: Program,
+    schedule: Schedule | str = "",
+    *,
+    reassociate: bool | None = None,
+    explain: bool = True,
 ) -> ScheduledProgram:
     """Take the steps and prove that the result computes the same.
 
     reassociate: whether reductions may be summed in another order; by default only where that is
                  exact, so where all data are integers
+    explain:     whether an IllegalSchedule says what is wrong, which takes longer than the proof
 
     Raises ScheduleError for a step that does not fit the program, and IllegalSchedule, naming the
     step and one pair of instances in the wrong order, for a schedule that changes the result.
@@ -95,9 +101,11 @@ def apply(
                 _check_contraction(program, step)
             nests.append(step.apply(nests[-1]))
     poly = polyhedral(program)
-    if not legality.is_legal(poly, nests[-1], reassociate):
+    if not legality.kept_is_legal(poly, nests[-1], reassociate):
+        if not explain:
+            raise IllegalSchedule(f"{schedule} changes the result")
         taken = zip(steps, nests[1:], strict=True)
-        at = next(s for s, nest in taken if not legality.is_legal(poly, nest, reassociate))
+        at = next(s for s, nest in taken if not legality.kept_is_legal(poly, nest, reassociate))
         raise IllegalSchedule(f"{at}: {legality.violation(poly, nests[-1], reassociate)}")
     _check_loops(poly, nests[-1], schedule)
     _check_tiles(program, nests[-1], schedule)
@@ -110,11 +118,22 @@ def _check_tiles(program: Program, nest: Nest, schedule: Schedule) -> None:
         if any(dim.register for dim in placed.dims):
             own = [s for s in schedule.steps if getattr(s, "statement", "") == placed.name]
             with _named(next(s for s in own[::-1] if s.word == "register_tile")):
-                tile = RegisterTile(program, placed)
+                tile = kept_tile(program, placed)
+                if isinstance(tile, str):
+                    raise ScheduleError(tile)
                 tile.check_alone(nest)
             if placed.packs:
                 with _named(next(s for s in own[::-1] if s.word == "pack")):
                     tile.packs  # noqa: B018 - buffers too large are refused
+
+
+@lru_cache(maxsize=1024)
+def kept_tile(program: Program, placed: Placed) -> RegisterTile | str:
+    """The tile, or why there is none; remembered, since a search asks for few again and again."""
+    try:
+        return RegisterTile(program, placed)
+    except ScheduleError as problem:
+        return str(problem)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,12 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from costmodel import legality
+from costmodel.blocks import kept_blocks
 from costmodel.codegen import kept_c_function
 from costmodel.errors import ScheduleError
 from costmodel.ir import Program
-from costmodel.schedule import Schedule, ScheduledProgram, apply
+from costmodel.schedule import Schedule, ScheduledProgram, apply, kept_tile
 from costmodel.space import KINDS, Kind, Space, by_work, inlinings, resized
 
 T = TypeVar("T")
@@ -34,6 +36,13 @@ def by_text(scheduled: ScheduledProgram) -> Hashable:
 def by_nest(scheduled: ScheduledProgram) -> Hashable:
     """The nest, of which C is made: a model scores several in the time it takes to make C once."""
     return scheduled.program, scheduled.nest
+
+
+def forget() -> None:
+    """Forget what earlier searches proved and wrote, to time one as if it were the first."""
+    legality.forget()
+    for kept in (kept_tile, kept_blocks, kept_c_function):
+        kept.cache_clear()
 
 
 class Evaluator(Protocol):
@@ -91,7 +100,9 @@ class Candidates:
         for alternatives in options:
             for schedule in alternatives:
                 try:
-                    scheduled = apply(self._program, schedule, reassociate=self._reassociate)
+                    scheduled = apply(
+                        self._program, schedule, reassociate=self._reassociate, explain=False
+                    )
                     key = self._key(scheduled)
                 except ScheduleError:
                     self.n_illegal += 1

@@ -182,7 +182,7 @@ def _most_alone(scheduled: ScheduledProgram, name: str) -> Steps:
     for outermost in range(len(scheduled.nest.find(name).dims)):
         steps = isolation(scheduled.nest, name, outermost)
         # Sums may be re-associated or not: cutting loops leaves their order alone.
-        if not steps or legality.is_legal(poly, after(scheduled.nest, steps), False):
+        if not steps or legality.kept_is_legal(poly, after(scheduled.nest, steps), False):
             return steps
     return ()
 

@@ -132,13 +132,14 @@ def _measured(kernel: str, settings: Settings, ctx: Context) -> dict[str, Any]:
     from costmodel.optimizer import FINAL
     from costmodel.prediction import Prediction
     from costmodel.schedule import apply
-    from costmodel.search import beam_search, by_nest
+    from costmodel.search import beam_search, by_nest, forget
     from costmodel.tree_search import mcts
 
     program = programs.paper_benchmarks(settings.size, names=[kernel])[kernel]
     model = Prediction(trained_before(settings.model))
     model([apply(program, "")])
     kept = _Kept(model)
+    forget()
     space = cast("Any", settings.space)
     _, by_model = _timed(
         lambda: beam_search(
@@ -157,6 +158,7 @@ def _measured(kernel: str, settings: Settings, ctx: Context) -> dict[str, Any]:
         _, batched = _timed(lambda: [execution(batch) for batch in kept.batches])
     single = _one_by_one(program, candidates, settings.one_by_one)
     final = Execution(program, options=FINAL, flags=FAST_FLAGS)
+    forget()
     _, tree = _timed(
         lambda: mcts(
             program,

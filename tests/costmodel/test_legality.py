@@ -36,6 +36,7 @@ def test_isl_agrees_with_brute_force(reassociate: bool) -> None:
     for program, steps, nest in cases(150):
         wanted = next(backward_pairs(program, nest, reassociate), None) is None
         got = legality.is_legal(polyhedral(program), nest, reassociate)
+        assert legality.kept_is_legal(polyhedral(program), nest, reassociate) == got
         assert got == wanted, f"{program}\n{'; '.join(map(str, steps))}"
         seen[got] += 1
     assert seen.total() >= 500

@@ -5,6 +5,7 @@ import pytest
 
 from costmodel import legality, search, space
 from costmodel.codegen import c_function
+from costmodel.errors import IllegalSchedule
 from costmodel.ir import Program
 from costmodel.poly import polyhedral
 from costmodel.schedule import Schedule, apply
@@ -211,3 +212,30 @@ def test_other_sizes_change_one_step_in_its_sizes_alone():
     assert "tile(S0, 2, 32); register_tile(S0, 0, 6, 1, 16)" in changed
     assert before not in changed
     assert len(changed) == len(set(changed)) == 2 + len(space.BLOCKS) - 1
+
+
+def test_what_was_remembered_can_be_forgotten_and_is_found_again() -> None:
+    program = matmul(8)
+    plain = apply(program, "")
+    poly = polyhedral(program)
+    search.forget()
+    first = legality.kept_is_legal(poly, plain.nest, False)
+    assert legality._answer.cache_info().misses == 1
+    assert legality.kept_is_legal(poly, plain.nest, False) is first
+    assert legality._answer.cache_info().hits == 1
+    search.forget()
+    assert legality._answer.cache_info().currsize == 0
+    assert search.kept_blocks.cache_info().currsize == 0
+
+
+def test_an_illegal_schedule_is_explained_only_if_asked() -> None:
+    program = Program.parse(
+        'def f(A: "inout float32[8, 8]"):\n'
+        "    for i in range(1, 8):\n"
+        "        for j in range(7):\n"
+        "            A[i, j] = A[i - 1, j + 1]\n"
+    )
+    with pytest.raises(IllegalSchedule, match=r"interchange\(S0, 0, 1\): .*S0"):
+        apply(program, "interchange(S0, 0, 1)")
+    with pytest.raises(IllegalSchedule, match=r"interchange\(S0, 0, 1\) changes the result"):
+        apply(program, "interchange(S0, 0, 1)", explain=False)
