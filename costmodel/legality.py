@@ -18,7 +18,7 @@ import numpy as np
 from costmodel.errors import ScheduleError
 from costmodel.ir import Access, Program, Statement
 from costmodel.nest import Nest, Placed
-from costmodel.poly import Polyhedral, space_text, times
+from costmodel.poly import Polyhedral, polyhedral, space_text, times
 
 
 def time_map(nest: Nest) -> isl.UnionMap:
@@ -78,6 +78,7 @@ def _answer(question: _Question) -> bool:
 def forget() -> None:
     """Forget what `kept_is_legal` remembers."""
     _answer.cache_clear()
+    _stores_as_written.cache_clear()
 
 
 def check_places(poly: Polyhedral, nest: Nest) -> None:
@@ -206,15 +207,20 @@ def why_flow_differs(poly: Polyhedral, nest: Nest) -> str | None:
     """
     contracted = {array for array, _, _ in nest.contractions}
     places = time_map(nest).intersect_domain(poly.domains)
-    plain = attrs.evolve(nest, contractions=())
     for statement in poly.program.statements:
         for read in dict.fromkeys(statement.reads):
             if read.array not in contracted:
                 continue
-            before = _last_stores(poly, plain, statement, read, poly.original)
+            before = _stores_as_written(poly.program, statement, read)
             if not before.is_equal(_last_stores(poly, nest, statement, read, places)):
                 return f"{statement.name} would find another value in {read}"
     return None
+
+
+@lru_cache(maxsize=256)
+def _stores_as_written(program: Program, reader: Statement, read: Access) -> isl.UnionMap:
+    poly = polyhedral(program)
+    return _last_stores(poly, Nest.of(program), reader, read, poly.original)
 
 
 def _last_stores(
