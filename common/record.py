@@ -109,17 +109,26 @@ class Record:
     @classmethod
     def from_json(cls, line: str | bytes) -> Record:
         """Read one line; ValueError or TypeError says what is wrong with it."""
-        row = json.loads(line)
+        return cls.from_row(json.loads(line))
+
+    @classmethod
+    def from_row(cls, row: Any) -> Record:
+        """The record of one line's JSON value; errors as of `from_json`."""
         if not isinstance(row, dict):
             raise ValueError(f"a record must be a JSON object, got {type(row).__name__}")
-        known = {name: row.pop(name) for name in _RECORD_FIELDS if name in row}
-        missing = [name for name in ("metric", "value", "unit") if name not in known]
-        if missing:
+        if not row.keys() >= _NEEDED:
+            missing = [name for name in ("metric", "value", "unit") if name not in row]
             raise ValueError(f"a record must have {', '.join(missing)}")
-        return cls(**known, extra=row)
+        if row.keys() <= _KNOWN:
+            return cls(**row)
+        known = {name: value for name, value in row.items() if name in _KNOWN}
+        extra = {name: value for name, value in row.items() if name not in _KNOWN}
+        return cls(**known, extra=extra)
 
 
 _RECORD_FIELDS = tuple(a.name for a in attrs.fields(Record) if a.name != "extra")
+_KNOWN = frozenset(_RECORD_FIELDS)
+_NEEDED = frozenset(("metric", "value", "unit"))
 
 
 @attrs.frozen

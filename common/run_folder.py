@@ -204,9 +204,15 @@ class RunFolder:
             return self._records.read_bytes()
 
     def _parse(self, data: bytes) -> list[Record]:
-        records: list[Record] = []
         lines = data.split(b"\n")
         lines.pop()  # empty after the last line's end, else a line cut short
+        try:  # all at once, which takes half as long
+            rows = json.loads(b"[%s]" % b",".join(lines))
+            if len(rows) == len(lines):
+                return [Record.from_row(row) for row in rows]
+        except (ValueError, TypeError, RecursionError):
+            pass  # now line by line, to say which
+        records: list[Record] = []
         for number, line in enumerate(lines, 1):
             try:
                 records.append(Record.from_json(line))
