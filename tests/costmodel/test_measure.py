@@ -172,13 +172,11 @@ def test_two_measurements_agree_within_three_times_the_recorded_noise():
     # Nine in ten agree (costmodel.ours.noise_covered). A stranger that comes between the two shifts
     # all five alike and tells nothing of the noise within either, so it may do so twice.
     tries = []
-    for _ in range(3):
+    while len(tries) < 3 and not any((far <= 3).sum() >= 4 for far in tries):
         first, second = (measure(program, baseline, variants) for _ in range(2))
         apart = np.abs(second.speedups / first.speedups - 1)
         tries.append(apart / (first.noise + second.noise) * 2)
-        if (tries[-1] <= 3).sum() >= 4:
-            return
-    pytest.fail(f"differences over noise, in three tries: {tries}")
+    assert (tries[-1] <= 3).sum() >= 4, tries
 
 
 def test_samples_beside_a_stranger_or_with_an_interruption_are_not_quiet():
