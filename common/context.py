@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_RESERVED_AXES = ("system", "baseline")
+#: The records' own axes, and what bench.compare takes and is not for experiments to choose.
+_RESERVED_AXES = ("system", "baseline", "min_rounds", "setup", "rng")
 
 
 @attrs.frozen

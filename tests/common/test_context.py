@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 import pytest
 
+from common.clock import HostClock
 from common.context import Context, Work
 from common.progress import LONG_S, ProgressBoard
 from common.record import Record, RunInfo
@@ -235,6 +236,7 @@ def test_work_gives_every_system_its_share_of_the_machine(
         ({"candidates": {"theirs": int, "mine": int}}, "'ours'.*have mine.*subject="),
         ({"subject": "theirs"}, "'theirs'.*have ours"),
         ({"system": "x"}, "'system' is set by compare"),
+        ({"min_rounds": 3}, "'min_rounds' is set by compare"),
         ({"baseline_name": None, "claim": "toy.ours.none"}, r"toy\.ours\.none"),
     ],
 )
@@ -250,6 +252,19 @@ def test_compare_refuses_before_anything_is_timed(
     with pytest.raises(ValueError, match=words):
         context().compare("speedup", **arguments | changes)
     assert timer.asked == []
+
+
+def test_how_a_sample_is_taken_reaches_the_timer_and_is_no_axis(
+    context: Any, records: Any, timer: _Timer
+) -> None:
+    clock = HostClock()
+    context().compare(
+        "speedup", {"theirs": int, "ours": int}, baseline="theirs", verify=None, sample_s=0.5,
+        clock=clock,
+    )  # fmt: skip
+    assert (timer.asked[0]["sample_s"], timer.asked[0]["clock"]) == (0.5, clock)
+    (record,) = records()
+    assert record.axes == {"system": "ours", "baseline": "theirs"}
 
 
 def test_generators_depend_on_name_and_seed_alone(context: Any) -> None:
