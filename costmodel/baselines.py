@@ -31,14 +31,13 @@ class _Flat(Predictor):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__(config or ModelConfig())
         c = self.config
-        self.scale_comps = Scaling(COMP_SIZES[c.representation])
         self.scale_loops = Scaling(LOOP_SIZE)
         sizes = (COMP_SIZES[c.representation], *c.comp_widths, c.embedding)
-        self.embed_comp = perceptron(sizes, c.dropout, last=True)
+        self.embed_comp = perceptron(sizes, c.dropout, last=True, scaled=True)
         self.head = perceptron((c.embedding + LOOP_SIZE, *c.head_widths, 1), c.dropout)
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        comps = self.embed_comp(self.scale_comps(batch.comps))
+        comps = self.embed_comp(batch.comps)
         loops = _mean_by(self.scale_loops(batch.loops), batch.loop_tree, len(batch))
         summary = self.summary(comps, batch)
         return self.output(self.head(torch.cat([summary, loops], dim=1)))

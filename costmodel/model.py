@@ -17,11 +17,10 @@ from typing import Literal
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from costmodel.features import COMP_SIZES, LOOP_SIZE, Representation, Tree
 from costmodel.predictor import Predictor
-from costmodel.scaling import Scaling
+from costmodel.scaling import ScaledLinear, Scaling
 from costmodel.tree_batch import Children, TreeBatch
 
 Head = Literal["exp", "relu"]
@@ -62,10 +61,9 @@ class CostModel(Predictor):
         super().__init__(config or ModelConfig())
         c = self.config
         n = c.embedding
-        self.scale_comps = Scaling(COMP_SIZES[c.representation])
         self.scale_loops = Scaling(LOOP_SIZE)
         self.embed_comp = perceptron(
-            (COMP_SIZES[c.representation], *c.comp_widths, n), c.dropout, last=True
+            (COMP_SIZES[c.representation], *c.comp_widths, n), c.dropout, last=True, scaled=True
         )
         self.comps_lstm = nn.LSTM(n, n, batch_first=True)
         self.loops_lstm = nn.LSTM(n, n, batch_first=True)
@@ -78,7 +76,7 @@ class CostModel(Predictor):
             nn.init.normal_(constant, std=0.1)
 
     def forward(self, batch: TreeBatch) -> Tensor:
-        comps = self.embed_comp(self.scale_comps(batch.comps))  # (C, n)
+        comps = self.embed_comp(batch.comps)  # (C, n)
         loops = self.scale_loops(batch.loops)  # (L, 16)
         done = comps.new_empty(0, self.config.embedding)  # loops of lower heights, as computed
         for level in batch.levels:
@@ -91,7 +89,7 @@ class CostModel(Predictor):
     def recursive(self, tree: Tree) -> Tensor:
         """The speedup of one tree as the paper writes it, loop by loop: the reference. ()"""
         device = self.no_comps.device
-        comps = self.embed_comp(self.scale_comps(torch.from_numpy(tree.comps).to(device)))
+        comps = self.embed_comp(torch.from_numpy(tree.comps).to(device))
         loops = self.scale_loops(torch.from_numpy(tree.loops).to(device))
 
         def last_state(lstm: nn.LSTM, sequence: list[Tensor], nothing: Tensor) -> Tensor:
@@ -117,22 +115,41 @@ class CostModel(Predictor):
 def _read(
     lstm: nn.LSTM, nothing: Tensor, source: Tensor, children: Children | None, loops: Tensor
 ) -> Tensor:
-    """(len(loops), n): the LSTM's last state over each loop's children, `nothing` without any."""
+    """(len(loops), n): the LSTM's last state over each loop's children, `nothing` without any.
+
+    Step by step: most loops have one child, whose step needs no product with a state.
+    """
     result = nothing.expand(len(loops), -1)
     if children is None:
         return result
-    packed = pack_padded_sequence(
-        source[children.index], children.lengths.cpu(), batch_first=True, enforce_sorted=False
-    )
-    state: Tensor = lstm(packed)[1][0][0]  # (m, n), in the order of children.rows
+    of_input, of_state, *biases = lstm.all_weights[0]
+    bias = biases[0] + biases[1]
+    state = cell = nothing.new_empty(0)
+    for place, active in enumerate(children.active):
+        inputs = source[children.index[:active, place]]
+        gates = nn.functional.linear(inputs, of_input, bias)
+        if place:
+            gates = torch.addmm(gates, state[:active], of_state.T)
+        enter, forget, new, leave = gates.chunk(4, dim=1)
+        now = torch.sigmoid(enter) * torch.tanh(new)
+        if place:
+            now = now + torch.sigmoid(forget) * cell[:active]
+        out = torch.sigmoid(leave) * torch.tanh(now)
+        # The sequences that have ended are behind the others and keep their state.
+        state, cell = (torch.cat([out, state[active:]]) if place else out), now
     return result.index_copy(0, children.rows, state)
 
 
-def perceptron(sizes: Sequence[int], dropout: float, *, last: bool = False) -> nn.Sequential:
-    """Linear layers with ELU and dropout between them, and behind the last one too if `last`."""
+def perceptron(
+    sizes: Sequence[int], dropout: float, *, last: bool = False, scaled: bool = False
+) -> nn.Sequential:
+    """Linear layers with ELU and dropout between them.
+
+    last: both behind the last layer too;  scaled: the first one scales what it reads
+    """
     layers: list[nn.Module] = []
     for at, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-        linear = nn.Linear(n_in, n_out)
+        linear = ScaledLinear(n_in, n_out) if scaled and at == 0 else nn.Linear(n_in, n_out)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
         layers.append(linear)

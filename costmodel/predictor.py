@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from costmodel import scaling
 from costmodel.features import Representation, Tree, featurize
 from costmodel.ir import Program
-from costmodel.scaling import Scaling
+from costmodel.scaling import ScaledLinear, Scaling
 from costmodel.schedule import Schedule, ScheduledProgram, apply
 from costmodel.tree_batch import TreeBatch, collate, collate_shared
 
@@ -35,7 +34,8 @@ class Predictor(nn.Module):
     kind: ClassVar[str]
     #: Whether parts that trees have in common may be computed once.
     shares_parts: ClassVar[bool] = False
-    scale_comps: Scaling
+    #: Embeds statements; its first layer is a ScaledLinear.
+    embed_comp: nn.Sequential
     scale_loops: Scaling
 
     def __init__(self, config: ModelConfig) -> None:
@@ -56,7 +56,11 @@ class Predictor(nn.Module):
 
     def fit_scaling(self, trees: Iterable[Tree]) -> None:
         """Take the statistics of a training set."""
-        scaling.fit(self.scale_comps, self.scale_loops, trees)
+        first = self.embed_comp[0]
+        assert isinstance(first, ScaledLinear)
+        listed = list(trees)
+        first.scaling.fit(tree.comps for tree in listed)
+        self.scale_loops.fit(tree.loops for tree in listed)
 
     def predict_trees(self, trees: Sequence[Tree], batch: int = 1024) -> NDArray[np.float32]:
         """(n,) float32 speedups."""

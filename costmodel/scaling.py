@@ -9,14 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from costmodel.features import Tree
-
 
 class Scaling(nn.Module):
-    """x to (x - mean) / std; positions that never vary in the training set become 0 or stay near.
+    """x to z = (x - mean) / std; positions that never vary in the training set become 0.
 
-    Far from the mean it grows with the logarithm only, 3 asinh(z / 3): a rare tag must not swamp
-    everything else, nor be cut off, as then two of its values would look alike.
+    Nothing can be learned of those, so std is infinite there. Far from the mean the result grows
+    with the logarithm only, 3 asinh(z / 3): a rare tag must not swamp everything else, nor be cut
+    off, as then two of its values would look alike.
     """
 
     mean: Tensor
@@ -38,14 +37,31 @@ class Scaling(nn.Module):
         mean = total / max(1, n)
         std = np.sqrt(np.maximum(squares / max(1, n) - mean**2, 0))
         self.mean.copy_(torch.from_numpy(mean))
-        self.std.copy_(torch.from_numpy(np.where(std > 1e-6, std, 1.0)))
+        self.std.copy_(torch.from_numpy(np.where(std > 1e-6, std, np.inf)))
+
+    @property
+    def kept(self) -> Tensor:
+        """(k,) int64: the positions that vary."""
+        return torch.isfinite(self.std).nonzero()[:, 0]
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """positions: (k,) which ones x (n, k) has; None for all"""
+        mean, std = self.mean, self.std
+        if positions is not None:
+            mean, std = mean[positions], std[positions]
+        return 3 * torch.asinh((x - mean) / (3 * std))
+
+
+class ScaledLinear(nn.Linear):
+    """A linear layer over scaled features that spends nothing on those that never vary.
+
+    Two thirds of a statement's positions are for loops and accesses few programs have.
+    """
+
+    def __init__(self, size: int, n_out: int) -> None:
+        super().__init__(size, n_out)
+        self.scaling = Scaling(size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return 3 * torch.asinh((x - self.mean) / (3 * self.std))
-
-
-def fit(comps: Scaling, loops: Scaling, trees: Iterable[Tree]) -> None:
-    """Set both from the trees of a training set."""
-    listed = list(trees)
-    comps.fit(tree.comps for tree in listed)
-    loops.fit(tree.loops for tree in listed)
+        kept = self.scaling.kept
+        return nn.functional.linear(self.scaling(x[:, kept], kept), self.weight[:, kept], self.bias)

@@ -19,7 +19,7 @@ from costmodel.metrics import Scores, score
 from costmodel.predictor import HIGHEST, LOWEST, Predictor
 from costmodel.schedule import apply
 from costmodel.shards import Row
-from costmodel.tree_batch import collate
+from costmodel.tree_batch import Forest
 
 
 @attrs.frozen
@@ -130,8 +130,9 @@ def train(
     device = next(model.parameters()).device
     model.fit_scaling(samples.trees)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.max_rate, weight_decay=config.weight_decay
+        model.parameters(), lr=config.max_rate, weight_decay=config.weight_decay, fused=True
     )
+    forest = Forest.of(samples.trees)
     steps = sum(1 for _ in _batches(samples, config, np.random.default_rng(0)))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=config.max_rate, total_steps=config.epochs * steps
@@ -144,7 +145,7 @@ def train(
         name: LossName = "log" if is_warm_up else config.loss
         model.train()
         for chosen in _batches(samples, config, rng):
-            batch = collate([samples.trees[i] for i in chosen])
+            batch = forest.pick(chosen).batch()
             measured = torch.tensor(samples.speedups[chosen], dtype=torch.float32, device=device)
             _, groups = np.unique(samples.programs[chosen], return_inverse=True)
             value = loss(name, model(batch), measured, torch.from_numpy(groups).to(device))

@@ -18,7 +18,7 @@ from costmodel.model import CostModel, ModelConfig
 from costmodel.predictor import Predictor
 from costmodel.random_programs import random_program
 from costmodel.schedule import apply
-from costmodel.tree_batch import collate, collate_shared
+from costmodel.tree_batch import Forest, collate, collate_shared
 from tests.costmodel.trees import program_trees, random_trees
 
 SMALL = ModelConfig(comp_widths=(32,), embedding=16, merge_width=24, head_widths=(16,))
@@ -149,3 +149,34 @@ def test_gradient_boosting_learns_a_feature() -> None:
     ours = np.mean(np.abs(np.log(predicted / y[300:])))
     constant = np.mean(np.abs(np.log(np.median(y[:300]) / y[300:])))
     assert ours < 0.5 * constant
+
+
+def test_a_batch_picked_from_a_forest_is_that_of_the_trees() -> None:
+    trees = [*random_trees(30, 7), *program_trees(3, 4)]
+    forest = Forest.of(trees)
+    chosen = np.random.default_rng(8).permutation(len(trees))[:17]
+    picked, expected = forest.pick(chosen).batch(), collate([trees[i] for i in chosen])
+    for name in ("loops", "comps", "roots", "comp_tree", "loop_tree"):
+        torch.testing.assert_close(getattr(picked, name), getattr(expected, name), rtol=0, atol=0)
+    assert len(picked.levels) == len(expected.levels)
+    model = small()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(picked), model(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_features_that_never_varied_in_training_have_no_say(kind: type[Predictor]) -> None:
+    trees = random_trees(40, 9)
+    constant = np.random.default_rng(1).permutation(trees[0].comps.shape[1])[:300]
+    for tree in trees:
+        tree.comps[:, constant] = 2.5
+    model = small(kind)
+    model.fit_scaling(trees)
+    before = model.predict_trees(trees)
+    for tree in trees:
+        tree.comps[:, constant[:10]] = -7
+    np.testing.assert_array_equal(model.predict_trees(trees), before)
+    varying = np.setdiff1d(np.arange(trees[0].comps.shape[1]), constant)
+    for tree in trees:
+        tree.comps[:, varying[:10]] += 1
+    assert (model.predict_trees(trees) != before).all()
