@@ -6,6 +6,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_overall",
         module="cortex.experiments.overall",
+        full_minutes=60,
         claims=(
             "cortex.abstract.latency_reduction",
             "cortex.fig.speedup_over_pytorch",
@@ -18,6 +19,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_autobatch",
         module="cortex.experiments.autobatch",
+        full_minutes=60,
         claims=(
             "cortex.ours.lstm_batch10",
             "cortex.ours.lstm_batch10_onednn",
@@ -32,6 +34,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_breakdown",
         module="cortex.experiments.breakdown",
+        full_minutes=1,
         claims=(
             "cortex.tab.kernel_calls",
             "cortex.tab.scheduling_time",
@@ -40,6 +43,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_sequence",
         module="cortex.experiments.sequence",
+        full_minutes=60,
         claims=(
             "cortex.fig.sequence_speedup",
             "cortex.ours.sequence_256",
@@ -49,6 +53,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_ablation",
         module="cortex.experiments.ablation",
+        full_minutes=25,
         claims=(
             "cortex.fig.ablation",
             "cortex.ours.ablation_step",
@@ -57,6 +62,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_unroll",
         module="cortex.experiments.unroll",
+        full_minutes=6,
         claims=(
             "cortex.fig.unroll_treernn",
             "cortex.fig.unroll_treelstm",
@@ -65,6 +71,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_refactor",
         module="cortex.experiments.refactor",
+        full_minutes=2,
         claims=(
             "cortex.fig.refactor_simple_treegru",
             "cortex.fig.refactor_treegru",
@@ -73,6 +80,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_linearize",
         module="cortex.experiments.linearize",
+        full_minutes=18,
         claims=(
             "cortex.tab.linearization_share",
             "cortex.ours.linearize_ns",
@@ -82,6 +90,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_roofline",
         module="cortex.experiments.roofline",
+        full_minutes=9,
         claims=(
             "cortex.sec.roofline_order",
             "cortex.ours.peak_share_tree_fc",
@@ -92,6 +101,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="cortex_realtrees",
         module="cortex.experiments.realtrees",
+        full_minutes=3,
         claims=(
             "cortex.ours.tabulate_sst",
             "cortex.ours.tabulate_perfect",
