@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import os
+import pickle
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +33,7 @@ from costmodel.train import Epoch, Samples, TrainConfig, train
 
 SPLITS = ("train", "validation", "test")
 PROGRAMS_A_JOB = 16
+POLL_S = 0.5
 
 
 def read_samples(
@@ -78,6 +85,7 @@ def train_ensemble(
     Of each, the epoch with the best scores on the validation programs stays. Test programs are
     looked at once, at the end, for the card.
 
+    jobs:   processes, for features and for members side by side; None for one on each core
     report: is told the number of the model and each of its epochs
     Raises DatasetError for a folder with too little in it.
     """
@@ -85,22 +93,89 @@ def train_ensemble(
         raise ValueError(f"members must be at least 1, got {members}")
     config = config or TrainConfig()
     samples = read_samples(folder, sizes.representation, jobs)
-    validation = samples["validation"] if len(samples["validation"]) else None
     start = time.monotonic()
-    models = []
-    for member in range(members):
-        own = attrs.evolve(config, seed=seed + member)
-        torch.manual_seed(own.seed)
-        model = CostModel(sizes)
-
-        def told(epoch: Epoch, member: int = member) -> None:
-            report(member, epoch)
-
-        train(model, samples["train"], own, validation=validation, report=told)
-        models.append(model)
+    work = _Work(sizes, config, samples["train"], samples["validation"])
+    seeds = range(seed, seed + members)
+    at_a_time = min(members, jobs or len(os.sched_getaffinity(0)))
+    models = (
+        [work.train(each, functools.partial(report, each - seed)) for each in seeds]
+        if at_a_time == 1
+        else _on_processes(work, seeds, at_a_time, report)
+    )
     seconds = time.monotonic() - start
     ensemble = Ensemble(tuple(models))
     return ensemble, card_of(ensemble, samples, folder, attrs.evolve(config, seed=seed), seconds)
+
+
+@attrs.frozen(eq=False)
+class _Work:
+    """What members have in common."""
+
+    sizes: ModelConfig
+    config: TrainConfig
+    samples: Samples
+    validation: Samples
+
+    def train(self, seed: int, report: Callable[[Epoch], None]) -> CostModel:
+        torch.manual_seed(seed)
+        model = CostModel(self.sizes)
+        config = attrs.evolve(self.config, seed=seed)
+        validation = self.validation if len(self.validation) else None
+        train(model, self.samples, config, validation=validation, report=report)
+        return model
+
+
+def _on_processes(
+    work: _Work, seeds: Sequence[int], at_a_time: int, report: Callable[[int, Epoch], None]
+) -> list[CostModel]:
+    """Members side by side, a thread each: their steps are too small for two."""
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder) / str(seed) for seed in seeds]
+        with _followed(logs, report):
+            models: list[CostModel] = joblib.Parallel(at_a_time)(
+                joblib.delayed(_member)(work, *each) for each in zip(seeds, logs, strict=True)
+            )
+    return models
+
+
+def _member(work: _Work, seed: int, log: Path) -> CostModel:
+    torch.set_num_threads(1)
+    with log.open("wb", buffering=0) as told:
+        return work.train(seed, lambda epoch: pickle.dump(epoch, told))
+
+
+@contextlib.contextmanager
+def _followed(logs: Sequence[Path], report: Callable[[int, Epoch], None]) -> Iterator[None]:
+    """Report what processes write to their logs meanwhile."""
+    ended = threading.Event()
+    told = [0] * len(logs)
+
+    def follow() -> None:
+        is_last = False
+        while not is_last:
+            is_last = ended.wait(POLL_S)
+            for member, log in enumerate(logs):
+                for epoch in _epochs(log)[told[member] :]:
+                    report(member, epoch)
+                    told[member] += 1
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _epochs(log: Path) -> list[Epoch]:
+    """Those that are written whole."""
+    found: list[Epoch] = []
+    with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError):
+        file = io.BytesIO(log.read_bytes())
+        while True:
+            found.append(pickle.load(file))
+    return found
 
 
 def card_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, overload
 
@@ -115,19 +115,30 @@ def predict_trees(
     models: Sequence[Predictor], trees: Sequence[Tree], batch: int = 1024
 ) -> NDArray[np.float32]:
     """(len(models), n) float32 speedups; the models read the same batches."""
+    return predict_batches(models, batches_of(models, trees, batch))
+
+
+def batches_of(
+    models: Sequence[Predictor], trees: Sequence[Tree], batch: int = 1024
+) -> Iterator[TreeBatch]:
+    """The trees as the models read them, so many at a time."""
     join = collate_shared if all(model.shares_parts for model in models) else collate
+    for at in range(0, len(trees), batch):
+        yield join(trees[at : at + batch])
+
+
+def predict_batches(
+    models: Sequence[Predictor], batches: Iterable[TreeBatch]
+) -> NDArray[np.float32]:
+    """(len(models), n) float32 speedups."""
     training = [model.training for model in models]
     for model in models:
         model.eval()
-    found = np.empty((len(models), len(trees)), np.float32)
     with torch.inference_mode():
-        for at in range(0, len(trees), batch):
-            together = join(trees[at : at + batch])
-            for row, model in zip(found, models, strict=True):
-                row[at : at + batch] = model(together).numpy()
+        found = [[model(batch).numpy() for model in models] for batch in batches]
     for model, was_training in zip(models, training, strict=True):
         model.train(was_training)
-    return found
+    return np.concatenate([np.empty((len(models), 0), np.float32), *map(np.stack, found)], axis=1)
 
 
 def trees_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 import numpy as np
@@ -16,10 +16,10 @@ from costmodel.features import Representation, Tree, featurize
 from costmodel.ir import Program
 from costmodel.losses import LossName, loss
 from costmodel.metrics import Scores, score
-from costmodel.predictor import HIGHEST, LOWEST, Predictor
+from costmodel.predictor import HIGHEST, LOWEST, Predictor, batches_of, predict_batches
 from costmodel.schedule import apply
 from costmodel.shards import Row
-from costmodel.tree_batch import Forest
+from costmodel.tree_batch import Forest, TreeBatch
 
 
 @attrs.frozen
@@ -133,6 +133,7 @@ def train(
         model.parameters(), lr=config.max_rate, weight_decay=config.weight_decay, fused=True
     )
     forest = Forest.of(samples.trees)
+    unseen = [] if validation is None else [*batches_of([model], validation.trees)]
     steps = sum(1 for _ in _batches(samples, config, np.random.default_rng(0)))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=config.max_rate, total_steps=config.epochs * steps
@@ -156,7 +157,7 @@ def train(
             schedule.step()
             total += value.item() * len(chosen)
         seconds = time.perf_counter() - start
-        scores = evaluate(model, validation) if validation is not None else None
+        scores = None if validation is None else evaluate(model, validation, unseen)
         epochs.append(Epoch(number, name, total / len(samples), seconds, scores))
         report(epochs[-1])
         if scores is not None:
@@ -170,9 +171,16 @@ def train(
     return epochs
 
 
-def evaluate(model: Predictor, samples: Samples) -> Scores:
-    """Scores of a model's predictions."""
-    return score(samples.speedups, model.predict_trees(samples.trees), samples.programs)
+def evaluate(
+    model: Predictor, samples: Samples, batches: Iterable[TreeBatch] | None = None
+) -> Scores:
+    """Scores of a model's predictions.
+
+    batches: the samples' trees as the model reads them (batches_of), where they are at hand
+    """
+    if batches is None:
+        batches = batches_of([model], samples.trees)
+    return score(samples.speedups, predict_batches([model], batches)[0], samples.programs)
 
 
 def check(samples: Samples) -> None:

@@ -45,13 +45,14 @@ def run(options: argparse.Namespace) -> None:
 
         def report(member: int, epoch: Epoch) -> None:
             seen = epoch.validation
-            said = "" if seen is None else f", validation MAPE {seen.mape:.1f}%"
-            progress.update(
-                bar,
-                advance=1,
-                description=f"model {member + 1} of {options.members}, epoch {epoch.number + 1}: "
-                f"{epoch.loss_name} {epoch.loss:.3g}{said}",
+            line = (
+                f"model {member + 1} of {options.members}, epoch {epoch.number + 1}: "
+                f"{epoch.loss_name} {epoch.loss:.3g}"
+                + ("" if seen is None else f", validation MAPE {seen.mape:.1f}%")
             )
+            progress.update(bar, advance=1, description=line)
+            if not console.is_terminal:
+                console.print(line, highlight=False)
 
         ensemble, card = train_ensemble(
             options.folder,

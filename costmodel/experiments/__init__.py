@@ -6,6 +6,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="costmodel_noise",
         module="costmodel.experiments.noise",
+        full_minutes=15,
         claims=(
             "costmodel.ours.noise_mape",
             "costmodel.ours.noise_median",
@@ -16,16 +17,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="costmodel_throughput",
         module="costmodel.experiments.throughput",
+        full_minutes=10,
         claims=("costmodel.ours.batched_throughput",),
     ),
     Experiment(
         name="costmodel_legality",
         module="costmodel.experiments.legality",
+        full_minutes=1,
         claims=("costmodel.ours.legality_ms", "costmodel.ours.codegen_ms"),
     ),
     Experiment(
         name="costmodel_dataset",
         module="costmodel.experiments.dataset",
+        full_minutes=90,
         claims=(
             "costmodel.ours.wrong_results",
             "costmodel.ours.identity_share",
@@ -39,6 +43,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="costmodel_accuracy",
         module="costmodel.experiments.accuracy",
+        full_minutes=360,
         claims=(
             "costmodel.abstract.mape",
             "costmodel.sec.pearson",
@@ -60,11 +65,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="costmodel_learning_curve",
         module="costmodel.experiments.learning_curve",
+        full_minutes=300,
         claims=("costmodel.ours.learning_curve",),
     ),
     Experiment(
         name="costmodel_benchmarks_accuracy",
         module="costmodel.experiments.benchmarks_accuracy",
+        full_minutes=60,
         claims=(
             "costmodel.sec.notebook_benchmarks_mape",
             "costmodel.sec.notebook_benchmarks_spearman",
@@ -76,11 +83,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="costmodel_representation",
         module="costmodel.experiments.representation",
+        full_minutes=240,
         claims=(),
     ),
     Experiment(
         name="costmodel_search_quality",
         module="costmodel.experiments.search_quality",
+        full_minutes=400,
         claims=(
             "costmodel.abstract.search_speedup",
             "costmodel.fig.search_speedup_by_kernel",
@@ -90,6 +99,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="costmodel_search_time",
         module="costmodel.experiments.search_time",
+        full_minutes=90,
         claims=(
             "costmodel.tab.search_time_beam",
             "costmodel.tab.search_time_tree_search",
@@ -100,6 +110,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="costmodel_polybench",
         module="costmodel.experiments.polybench",
+        full_minutes=150,
         claims=(
             "costmodel.ours.polybench_gcc",
             "costmodel.ours.polybench_isl",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from costmodel.baselines import FeedForward, FlatLSTM
+from costmodel.ensemble_training import train_ensemble
 from costmodel.errors import DatasetError
 from costmodel.model import CostModel, ModelConfig
 from costmodel.predictor import Predictor
 from costmodel.train import Samples, TrainConfig, _batches, evaluate, train
+from tests.costmodel.small_pairs import write_pairs
 from tests.costmodel.trees import program_trees, random_trees
 
 SMALL = ModelConfig(comp_widths=(64,), embedding=32, merge_width=32, head_widths=(32,), dropout=0.0)
@@ -118,3 +121,27 @@ def test_too_little_to_learn_from_is_refused() -> None:
     ):
         with pytest.raises(DatasetError, match=message):
             train(CostModel(SMALL), samples)
+
+
+def test_members_trained_side_by_side_are_those_trained_one_by_one(tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "pairs", 12, 4)
+    found, told = [], []
+    for jobs in (1, 2):
+        epochs: list[tuple[int, int]] = []
+        ensemble, card = train_ensemble(
+            folder,
+            members=2,
+            seed=7,
+            sizes=attrs.evolve(SMALL, dropout=0.1),
+            config=TrainConfig(epochs=3),
+            jobs=jobs,
+            report=lambda member, epoch, to=epochs: to.append((member, epoch.number)),  # type: ignore[misc]
+        )
+        assert card.members == 2
+        found.append([member.state_dict() for member in ensemble.members])
+        told.append(sorted(epochs))
+    assert told[0] == told[1] == [(member, epoch) for member in range(2) for epoch in range(3)]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    first, second = found[0]
+    assert not torch.equal(first["head.0.weight"], second["head.0.weight"])
