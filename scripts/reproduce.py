@@ -269,7 +269,13 @@ def _list(plan: Plan) -> None:
         status = "done" if found.is_done else found.status
         why = f" ({found.reason})" if found.status == STALE else ""
         claims = ", ".join(job.experiment.claims) or "no claims"
-        say(f"{name:{width}s}  {status}{why}  {claims}")
+        length = _length(job.experiment.full_minutes) if job.options.profile == "full" else ""
+        say(f"{name:{width}s}  {status}{why}{length}  {claims}")
+
+
+def _length(minutes: float) -> str:
+    """What a full profile takes, in words."""
+    return f"  up to {minutes / 60:.1f} h" if minutes >= 90 else f"  up to {minutes:g} min"
 
 
 def _parser(experiments: dict[str, Experiment]) -> argparse.ArgumentParser:

@@ -170,7 +170,9 @@ def write_toy_paper(root: Path) -> None:
     listing = ["from common.experiment import Experiment", "", "EXPERIMENTS = ("]
     for name, (fields, body, values) in _TOY_EXPERIMENTS.items():
         claims = ("toy.ours.rows",) if name == "passes" else ()
-        listing.append(f'    Experiment("toy_{name}", "toy.experiments.{name}", {claims!r}),')
+        minutes = 150 if name == "passes" else 45
+        arguments = f'"toy_{name}", "toy.experiments.{name}", {claims!r}, full_minutes={minutes}'
+        listing.append(f"    Experiment({arguments}),")
         (package / f"{name}.py").write_text(
             "import os, signal, time\nimport attrs\n\n@attrs.frozen\nclass Settings:\n"
             + textwrap.indent(textwrap.dedent(fields).strip(), "    ")

@@ -4,9 +4,10 @@ from common.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
-        "common_noise",
-        "common.experiments.noise",
-        (
+        name="common_noise",
+        module="common.experiments.noise",
+        full_minutes=40,
+        claims=(
             "common.ours.noise_false_alarms",
             "common.ours.noise_power_105",
             "common.ours.noise_power_109",
@@ -16,9 +17,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ),
     ),
     Experiment(
-        "common_native",
-        "common.experiments.native",
-        (
+        name="common_native",
+        module="common.experiments.native",
+        full_minutes=5,
+        claims=(
             "common.ours.checked_call_ratio",
             "common.ours.checked_call_us",
             "common.ours.registered_op_ratio",
@@ -26,14 +28,16 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ),
     ),
     Experiment(
-        "common_roofline",
-        "common.experiments.roofline",
-        ("common.ours.roofline_peer_fraction",),
+        name="common_roofline",
+        module="common.experiments.roofline",
+        full_minutes=1,
+        claims=("common.ours.roofline_peer_fraction",),
     ),
     Experiment(
-        "common_gemm",
-        "common.experiments.gemm",
-        (
+        name="common_gemm",
+        module="common.experiments.gemm",
+        full_minutes=40,
+        claims=(
             "common.ours.gemm_packed_fp32",
             "common.ours.gemm_plain_fp32",
             "common.ours.gemm_peak_fp32",

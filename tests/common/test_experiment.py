@@ -63,8 +63,9 @@ def test_shipped_experiments_are_whole_and_load_without_torch() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
-def test_shipped_settings_have_no_defaults() -> None:
+def test_shipped_settings_have_no_defaults_and_full_profiles_a_length() -> None:
     for experiment in all_experiments(PACKAGES).values():
+        assert experiment.full_minutes > 0, experiment.name
         for field in attrs.fields(experiment.settings_class()):
             assert field.default is attrs.NOTHING, f"{experiment.name}.{field.name}"
 

@@ -223,6 +223,12 @@ def test_list_says_what_would_run_and_runs_nothing(reproduce: Any, toy: Any) -> 
         ["toy_fails", "not started"],
     ]
     assert "toy.ours.rows" in done.stdout
+    assert "up to" not in done.stdout
+    full = reproduce("experiment=toy_passes,toy_fails", "profile=full", "list=true").stdout
+    assert [re.split(" {2,}", line)[2] for line in full.splitlines()] == [
+        "up to 2.5 h",
+        "up to 45 min",
+    ]
     swept = reproduce(PASSES, "experiment.n=1,2", "list=true").stdout.splitlines()
     assert [line.split("  ")[0] for line in swept] == [
         "toy_passes experiment.n=1",

@@ -6,6 +6,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_flops",
         module="transformer_dm.experiments.flops",
+        full_minutes=1,
         claims=(
             "transformer_dm.tab.flop_share",
             "transformer_dm.tab.flop_total",
@@ -16,6 +17,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_movement",
         module="transformer_dm.experiments.movement",
+        full_minutes=1,
         claims=(
             "transformer_dm.abstract.movement_reduction",
             "transformer_dm.tab.fused_kernels",
@@ -25,6 +27,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_breakdown",
         module="transformer_dm.experiments.breakdown",
+        full_minutes=4,
         claims=(
             "transformer_dm.tab.runtime_share",
             "transformer_dm.tab.class_time",
@@ -34,6 +37,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_qkv",
         module="transformer_dm.experiments.qkv",
+        full_minutes=16,
         claims=(
             "transformer_dm.tab.qkv_stacking",
             "transformer_dm.ours.qkv_stacking",
@@ -42,6 +46,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_kernels",
         module="transformer_dm.experiments.kernels",
+        full_minutes=15,
         claims=(
             "transformer_dm.ours.kernel_bdrln_forward",
             "transformer_dm.ours.kernel_bdrln_backward",
@@ -55,6 +60,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_table3",
         module="transformer_dm.experiments.table3",
+        full_minutes=80,
         claims=(
             "transformer_dm.tab.kernel_speedup",
             "transformer_dm.ours.class_sums",
@@ -63,6 +69,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_mha",
         module="transformer_dm.experiments.mha",
+        full_minutes=320,
         claims=(
             "transformer_dm.tab.attention_speedup",
             "transformer_dm.ours.mha_fastest",
@@ -71,6 +78,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_encoder",
         module="transformer_dm.experiments.encoder",
+        full_minutes=720,
         claims=(
             "transformer_dm.abstract.encoder_speedup",
             "transformer_dm.tab.encoder_speedup",
@@ -90,6 +98,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_encoder_s2",
         module="transformer_dm.experiments.encoder_s2",
+        full_minutes=180,
         claims=(
             "transformer_dm.sec.readme_encoder_speedup_s2",
             "transformer_dm.ours.s2_over_eager",
@@ -98,6 +107,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="transformer_dm_memory",
         module="transformer_dm.experiments.memory",
+        full_minutes=1,
         claims=(
             "transformer_dm.ours.saved_512",
             "transformer_dm.ours.saved_1024",

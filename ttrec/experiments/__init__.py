@@ -6,6 +6,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="ttrec_compression",
         module="ttrec.experiments.compression",
+        full_minutes=5,
         claims=(
             "ttrec.abstract.kaggle_ratio",
             "ttrec.abstract.kaggle_ratio_arxiv",
@@ -19,6 +20,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="ttrec_kernels",
         module="ttrec.experiments.kernels",
+        full_minutes=480,
         claims=(
             "ttrec.abstract.kernel_speedup",
             "ttrec.ours.t3nsor_143k",
@@ -41,21 +43,25 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         name="ttrec_init_dist",
         module="ttrec.experiments.init_dist",
+        full_minutes=45,
         claims=("ttrec.ours.init_ks_order", "ttrec.ours.init_variance"),
     ),
     Experiment(
         name="ttrec_pooling",
         module="ttrec.experiments.pooling",
+        full_minutes=32,
         claims=("ttrec.fig.pooling_gap", "ttrec.ours.pooling_gain", "ttrec.sec.lookup_time"),
     ),
     Experiment(
         name="ttrec_reuse",
         module="ttrec.experiments.reuse",
+        full_minutes=55,
         claims=("ttrec.ours.reuse_mechanism", "ttrec.ours.reuse_skew"),
     ),
     Experiment(
         name="ttrec_growth",
         module="ttrec.experiments.growth",
+        full_minutes=10,
         claims=(
             "ttrec.ours.rows_time",
             "ttrec.ours.small_batches",
