@@ -131,13 +131,13 @@ def predict_batches(
     models: Sequence[Predictor], batches: Iterable[TreeBatch]
 ) -> NDArray[np.float32]:
     """(len(models), n) float32 speedups."""
-    training = [model.training for model in models]
-    for model in models:
+    training = [model for model in models if model.training]
+    for model in training:
         model.eval()
     with torch.inference_mode():
         found = [[model(batch).numpy() for model in models] for batch in batches]
-    for model, was_training in zip(models, training, strict=True):
-        model.train(was_training)
+    for model in training:
+        model.train()
     return np.concatenate([np.empty((len(models), 0), np.float32), *map(np.stack, found)], axis=1)
 
 

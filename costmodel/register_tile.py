@@ -380,11 +380,35 @@ class RegisterTile:
 
     def _reach(self, expression: Affine) -> tuple[int, int]:
         """Least and greatest value over the whole blocks."""
+        if self._held.is_empty():
+            return 0, 0
+        box = self._held_box
+        if box is not None:
+            ends = [sorted([factor * n for n in box[name]]) for name, factor in expression.terms]
+            low, high = (sum(end[at] for end in ends) for at in range(2))
+            return expression.const + low, expression.const + high
         names = ", ".join(self._names)
         values = self._held.apply(isl.Map(f"{{ {self.name}_tile[{names}] -> [{expression}] }}"))
-        if values.is_empty():
-            return 0, 0
         return values.dim_min_val(0).to_python(), values.dim_max_val(0).to_python()
+
+    @cached_property
+    def _held_box(self) -> dict[str, tuple[int, int]] | None:
+        """Least and greatest of each loop around whole blocks, None if they depend on others.
+
+        Where they do not, an affine expression has its ends at corners, and isl need not look.
+        """
+        held = self._held
+        product = isl.Set.universe(held.get_space())
+        n = len(self._names)
+        for at in range(n):
+            before = held.eliminate(isl.dim_type.set, 0, at)
+            product = product.intersect(before.eliminate(isl.dim_type.set, at + 1, n - at - 1))
+        if not product.is_equal(held):
+            return None
+        return {
+            name: (held.dim_min_val(at).to_python(), held.dim_max_val(at).to_python())
+            for at, name in enumerate(self._names)
+        }
 
     # --- what it asks for ------------------------------------------------------------------------
 
