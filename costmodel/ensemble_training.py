@@ -27,12 +27,11 @@ from costmodel.features import FEATURE_VERSION, Representation
 from costmodel.metrics import score
 from costmodel.model import CostModel, ModelConfig
 from costmodel.model_card import ModelCard
+from costmodel.sample_sets import samples_of
 from costmodel.score_table import bins, scores_of
-from costmodel.shards import Row
 from costmodel.train import Epoch, Samples, TrainConfig, train
 
 SPLITS = ("train", "validation", "test")
-PROGRAMS_A_JOB = 16
 POLL_S = 0.5
 
 
@@ -47,27 +46,10 @@ def read_samples(
     jobs: processes; None for one on each core. Raises DatasetError for a folder without rows.
     """
     rows = shards.labels(shards.read_rows(folder))
-    parts = [
-        (split, part)
+    return {
+        split: samples_of([row for row in rows if row.split == split], representation, jobs)
         for split in splits
-        for part in _parts([row for row in rows if row.split == split])
-    ]
-    made: list[Samples] = joblib.Parallel(n_jobs=jobs or len(os.sched_getaffinity(0)))(
-        joblib.delayed(Samples.of)(part, representation) for _, part in parts
-    )
-    found: dict[str, list[Samples]] = {split: [] for split in splits}
-    for (split, _), samples in zip(parts, made, strict=True):
-        found[split].append(samples)
-    return {split: Samples.joined(each) for split, each in found.items()}
-
-
-def _parts(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    by_program: dict[str, list[Row]] = {}
-    for row in rows:
-        by_program.setdefault(row.program_hash, []).append(row)
-    programs = list(by_program.values())
-    for at in range(0, len(programs), PROGRAMS_A_JOB):
-        yield [row for each in programs[at : at + PROGRAMS_A_JOB] for row in each]
+    }
 
 
 def train_ensemble(

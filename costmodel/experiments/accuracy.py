@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from common.claims import Claim
     from common.report.charts import Chart
+    from costmodel.features import Representation
     from costmodel.shards import Row
     from costmodel.train import Samples
 
@@ -88,13 +89,30 @@ def run(settings: Settings, ctx: Context) -> None:
         "%d pairs of %d programs; scored on %d of %d",
         *(len(rows), pairs.n_programs_of(rows), len(scored), pairs.n_programs_of(scored)),
     )
-    _score_trained_before(ctx, settings.model, scored, split["validation"])
+    features = _Features(split)
+    _score_trained_before(ctx, settings.model, scored, features)
     _score_second_measurement(ctx, pairs.first_programs(scored, settings.again))
-    _score_trained_here(ctx, settings, split)
+    _score_trained_here(ctx, settings, features)
+
+
+class _Features:
+    """Samples of the rows of a split, made once: they take longer than most of what follows."""
+
+    def __init__(self, split: Mapping[str, Sequence[Row]]) -> None:
+        self.split = split
+        self._known: dict[tuple[str, str], Samples] = {}
+
+    def __call__(self, name: str, representation: Representation = "compact") -> Samples:
+        from costmodel.sample_sets import samples_of
+
+        key = (name, representation)
+        if key not in self._known:
+            self._known[key] = samples_of(self.split[name], representation)
+        return self._known[key]
 
 
 def _score_trained_before(
-    ctx: Context, path: str, scored: Sequence[Row], validation: Sequence[Row]
+    ctx: Context, path: str, scored: Sequence[Row], features: _Features
 ) -> None:
     from costmodel.baselines import Constant
     from costmodel.bootstrap import mape_ratio
@@ -104,7 +122,8 @@ def _score_trained_before(
     from costmodel.train import Samples
 
     model = trained_before(path)
-    samples = Samples.of(scored, model.representation)
+    names = {row.split for row in scored}
+    samples = Samples.joined([features(name, model.representation) for name in sorted(names)])
     predicted = model.predict_trees(samples.trees)[0]
     axes: dict[str, Any] = {"system": "recursive", "trained": "before"}
     found = record_scores(ctx, samples.speedups, predicted, samples.programs, CLAIMS, **axes)
@@ -124,13 +143,15 @@ def _score_trained_before(
         high=high,
         timed=True,
     )
-    long = [row for row in scored if (row.base_time_s or 0) > LONG_S]
-    for rows, claim in ((long, "mape_over_5ms"), (validation, "mape_validation")):
-        if rows:
-            part = Samples.of(rows, model.representation)
+    long = Samples.of(
+        [row for row in scored if (row.base_time_s or 0) > LONG_S], model.representation
+    )
+    validation = features("validation", model.representation)
+    for part, claim in ((long, "mape_over_5ms"), (validation, "mape_validation")):
+        if len(part):
             mape = score(part.speedups, model.predict_trees(part.trees)[0], part.programs).mape
             # A handful of programs says nothing of the paper's thousands: shown and not judged.
-            is_judged = len({row.program_hash for row in rows}) >= LEAST_PROGRAMS
+            is_judged = len(set(part.programs.tolist())) >= LEAST_PROGRAMS
             name = f"costmodel.sec.notebook_{claim}" if is_judged else None
             ctx.record(name, claim, mape, "%", timed=True, **axes)
 
@@ -186,22 +207,16 @@ def _score_second_measurement(ctx: Context, rows: Sequence[Row]) -> None:
     )
 
 
-def _score_trained_here(
-    ctx: Context, settings: Settings, split: Mapping[str, Sequence[Row]]
-) -> None:
+def _score_trained_here(ctx: Context, settings: Settings, features: _Features) -> None:
     from costmodel.experiments import models, pairs
     from costmodel.experiments.scores import record_scores
-    from costmodel.train import Samples
 
-    n_programs = pairs.n_programs_of(split["train"])
-    if n_programs < 2 or not split["test"]:
+    n_programs = pairs.n_programs_of(features.split["train"])
+    if n_programs < 2 or not features.split["test"]:
         ctx.log.warning("the set has too few programs to train on some and test on others")
         return
-    train, validation, test = (
-        Samples.of(split[name]) if split[name] else None for name in ("train", "validation", "test")
-    )
-    assert train is not None
-    assert test is not None
+    train, test = features("train"), features("test")
+    validation = features("validation") if features.split["validation"] else None
 
     def predict(system: str, seed: int, permuted: bool) -> list[float]:
         found = models.predicted(

@@ -52,7 +52,7 @@ def run(settings: Settings, ctx: Context) -> None:
     from costmodel.experiments import models, pairs
     from costmodel.experiments.scores import record_scores
     from costmodel.power_law import PowerLaw
-    from costmodel.train import Samples
+    from costmodel.sample_sets import samples_of
 
     rows = pairs.labels(ctx, settings.data, settings.programs, settings.schedules)
     split = pairs.by_split(rows)
@@ -63,9 +63,9 @@ def run(settings: Settings, ctx: Context) -> None:
             f"{pairs.n_programs_of(rows)} of this set leave {available} to train on: raise programs"
         )
     sizes = sorted({min(point, available) for point in settings.points})
-    every = Samples.of(pairs.first_programs(split["train"], sizes[-1]))
-    test = Samples.of(split["test"])
-    validation = Samples.of(split["validation"]) if split["validation"] else None
+    every = samples_of(pairs.first_programs(split["train"], sizes[-1]))
+    test = samples_of(split["test"])
+    validation = samples_of(split["validation"]) if split["validation"] else None
 
     def predicted(programs: int, seed: int) -> list[float]:
         # Programs are numbered from 0 in the order of the rows.

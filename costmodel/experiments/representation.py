@@ -50,7 +50,7 @@ def run(settings: Settings, ctx: Context) -> None:
     """Scores of each representation and of each loss."""
     from costmodel.experiments import models, pairs
     from costmodel.experiments.scores import record_scores
-    from costmodel.train import Samples
+    from costmodel.sample_sets import samples_of
 
     if not settings.representations or not settings.losses:
         ctx.log.info("nothing to compare: that takes the full profile")
@@ -62,7 +62,7 @@ def run(settings: Settings, ctx: Context) -> None:
     def samples(representation: str) -> dict[str, Samples]:
         is_part = representation == "transformed"
         read: Any = "compact" if is_part else representation
-        found = {name: Samples.of(part, read) for name, part in split.items()}
+        found = {name: samples_of(part, read) for name, part in split.items()}
         return {n: _without_original(part) for n, part in found.items()} if is_part else found
 
     def predicted(representation: str, loss: str) -> dict[str, Any]:
