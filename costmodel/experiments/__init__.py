@@ -94,6 +94,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             "costmodel.abstract.search_speedup",
             "costmodel.fig.search_speedup_by_kernel",
             "costmodel.ours.model_over_execution",
+            "costmodel.ours.model_over_execution_paper_steps",
         ),
     ),
     Experiment(
