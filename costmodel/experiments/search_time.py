@@ -188,16 +188,18 @@ def _measured(kernel: str, settings: Settings, ctx: Context) -> dict[str, Any]:
 def _one_by_one(
     program: Program, candidates: Sequence[ScheduledProgram], n: int
 ) -> dict[str, float]:
-    """Mean seconds of a compiler call and a run for a candidate alone."""
+    """Mean seconds of a compiler call and a run for a candidate alone, as Execution has them."""
     from costmodel import plain_c
     from costmodel.codegen import c_function
+    from costmodel.execution import FAST_FLAGS, QUICK
     from costmodel.experiments.batches import Batch
     from costmodel.experiments.throughput import one_by_one
     from costmodel.search import evenly
 
     chosen = evenly(candidates, n)
     texts = tuple(c_function(scheduled, "f") for scheduled in chosen)
-    found = one_by_one(Batch(program, plain_c.function(program, "f"), texts), passes=3)["all"]
+    batch = Batch(program, plain_c.function(program, "f"), texts)
+    found = one_by_one(batch, max(3, QUICK.passes[0]), FAST_FLAGS)["all"]
     return {clock: found[clock] / (1 + len(texts)) for clock in CLOCKS}
 
 

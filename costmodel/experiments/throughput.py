@@ -9,7 +9,7 @@ time so that no compiler call is saved by the cache.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -123,20 +123,25 @@ def _batched(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
     return _parts(start, compiled)
 
 
-def one_by_one(batch: Batch, passes: int) -> dict[str, dict[str, float]]:
+def one_by_one(
+    batch: Batch, passes: int, flags: Sequence[str] | None = None
+) -> dict[str, dict[str, float]]:
     """The same with a compiler call and a child for each text, and nothing checked.
 
     The only function of a batch is timed three times a pass.
+
+    flags: of the compiler, None for those of labels
     """
     from costmodel.measure import Options, time_batch
-    from costmodel.translation_unit import compile_batch
+    from costmodel.translation_unit import FLAGS, compile_batch
 
+    flags = FLAGS if flags is None else tuple(flags)
     start = now()
     texts = [batch.baseline, *batch.variants]
     entries = [
         entry
         for text in texts
-        for entry in _entries(compile_batch(batch.program, [_mark() + text], jobs=1))
+        for entry in _entries(compile_batch(batch.program, [_mark() + text], jobs=1, flags=flags))
     ]
     compiled = now()
     options = Options(passes=(passes // 3, passes // 3), sessions=1, wait_s=0.0)
