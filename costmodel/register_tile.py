@@ -128,21 +128,22 @@ class RegisterTile:
             at = pairs(order[: h + 1], part)
             add(_Call(kind, rows, run, places, h, at))
 
-        for pack in self.packs:
+        before = -len(self.packs)  # buffers are filled before all else, one after the other
+        for part, pack in enumerate(self.packs, before):
             if pack.level <= h:
                 places = self._held.apply(self._blocks.named("held", pack.level))
-                at = pairs(order[: pack.level + 1], -1)
+                at = pairs(order[: pack.level + 1], part)
                 add(_Call("pack", (), (0, 0), places, pack.level, at, pack))
         for family in self._blocks.families:
             for rows, places in family.held:
                 outer("load", rows, family.run, places, next(parts))
             shared = next(parts)
             inside = tuple((number, 0) for number in order[h + 1 : n + 1])
-            for pack in self.packs:
+            for part, pack in enumerate(self.packs, before):
                 if pack.level > h:
                     places = family.places.apply(self._blocks.named("held", pack.level))
                     at = (*pairs(order[: h + 1], shared), *inside)[: pack.level]
-                    at = (*at, (order[pack.level], -1))
+                    at = (*at, (order[pack.level], part))
                     add(_Call("pack", (), (0, 0), places, pack.level, at, pack))
             for number, (rows, places) in enumerate(family.updates):
                 at = (*pairs(order[: h + 1], shared), *inside[:-1], (order[n], number))
