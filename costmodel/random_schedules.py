@@ -30,7 +30,10 @@ from costmodel.steps import (
 )
 
 T = TypeVar("T")
-Space = Literal["paper", "extended"]
+Space = Literal["paper", "extended", "mixed"]
+
+#: How likely a schedule of the mixed space is drawn from the extended one.
+EXTENDED_SHARE = 0.4
 
 
 @attrs.frozen
@@ -84,6 +87,7 @@ def random_schedule(
     """A legal schedule, () among others; steps that `apply` refuses are left out.
 
     seed:        of numpy's SeedSequence
+    space:       "mixed" draws each schedule from one of the other two
     reassociate: as in `apply`
     """
 
@@ -141,6 +145,8 @@ class _Sampler:
         self, space: Space, is_wanted: Callable[[tuple[Step, ...]], bool]
     ) -> tuple[Step, ...]:
         taken: tuple[Step, ...] = ()
+        if space == "mixed":
+            space = "extended" if self._chance(EXTENDED_SHARE) else "paper"
         for kind, probability in (_PAPER if space == "paper" else _EXTENDED).items():
             while self._chance(probability):
                 step = self._draw(kind)
