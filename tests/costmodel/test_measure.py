@@ -101,8 +101,8 @@ def test_results_that_are_no_numbers_prove_nothing():
 
 
 def test_a_variant_much_slower_than_the_baseline_is_timed_once():
-    # Hundreds of times the baseline, so that a disturbed first pass of the other is far below.
-    slow = RIGHT.replace("}\n", "for (volatile int i = 0; i < 10000000; i++); }\n")
+    # Thousands of times the baseline, so that a disturbed first pass of the other is far below.
+    slow = RIGHT.replace("}\n", "for (volatile int i = 0; i < 100000000; i++); }\n")
     options = Options(passes=(4, 4), slow_s=5e-3, slow_ratio=30.0)
     found = measure(PROGRAM, BASELINE, [RIGHT, slow], options=options)
     assert [(v.status, v.passes) for v in found.variants] == [("ok", 4), ("slow", 1)]
