@@ -59,8 +59,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
             "costmodel.ours.spearman_per_program",
             "costmodel.ours.mape_of_constant",
             "costmodel.ours.recursive_over_constant",
-            "costmodel.ours.no_leak",
         ),
+    ),
+    Experiment(
+        name="costmodel_leak",
+        module="costmodel.experiments.leak",
+        full_minutes=60,
+        claims=("costmodel.ours.no_leak", "costmodel.ours.no_leak_centred"),
     ),
     Experiment(
         name="costmodel_learning_curve",

@@ -62,7 +62,6 @@ class Settings:
     scored: programs the model is scored on: "test", or "all" where none was in its training
     again: programs of those measured a second time
     seeds, systems: trained here, with so many epochs of steps of `batch` pairs
-    permuted: whether one is also trained on labels that changed places within each program
     """
 
     model: str
@@ -75,7 +74,6 @@ class Settings:
     systems: list[str] = attrs.field(validator=deep_iterable(in_(SYSTEMS)))
     epochs: int = attrs.field(validator=ge(1))
     batch: int = attrs.field(validator=ge(1))
-    permuted: bool
 
 
 def run(settings: Settings, ctx: Context) -> None:
@@ -218,11 +216,11 @@ def _score_trained_here(ctx: Context, settings: Settings, features: _Features) -
     train, test = features("train"), features("test")
     validation = features("validation") if features.split["validation"] else None
 
-    def predict(system: str, seed: int, permuted: bool) -> list[float]:
+    def predict(system: str, seed: int) -> list[float]:
         found = models.predicted(
             system,
-            _permuted(train, seed) if permuted else train,
-            _permuted(validation, seed) if permuted and validation else validation,
+            train,
+            validation,
             test,
             seed=seed,
             epochs=settings.epochs,
@@ -231,15 +229,13 @@ def _score_trained_here(ctx: Context, settings: Settings, features: _Features) -
         return [float(value) for value in found]
 
     todo = [
-        (system, seed, False)
+        (system, seed)
         for system in settings.systems
         for seed in range(settings.seeds if system in NETWORKS else 1)
     ]
-    if settings.permuted:
-        todo.append(("recursive", 0, True))
-    for system, seed, permuted in ctx.progress(todo, "model"):
+    for system, seed in ctx.progress(todo, "model"):
         try:
-            values = ctx.cell(predict, system=system, seed=seed, permuted=permuted)
+            values = ctx.cell(predict, system=system, seed=seed)
         except ImportError as absent:
             ctx.log.warning("%s", absent)
             continue
@@ -248,31 +244,18 @@ def _score_trained_here(ctx: Context, settings: Settings, features: _Features) -
             test.speedups,
             values,
             test.programs,
-            _claims(system, seed, permuted) if n_programs >= LEAST_TO_JUDGE else {},
-            system="permuted labels" if permuted else system,
+            _claims(system) if n_programs >= LEAST_TO_JUDGE else {},
+            system=system,
             trained="here",
             seed=seed,
             programs=n_programs,
         )
 
 
-def _claims(system: str, seed: int, permuted: bool) -> dict[str, Sequence[str]]:
-    if permuted:
-        return {"spearman_per_program": ["costmodel.ours.no_leak"]}
+def _claims(system: str) -> dict[str, Sequence[str]]:
     if system == "recursive":
         return {"mape": [*ORDERS.values()]}
     return {"mape": [ORDERS[system]]} if system in ORDERS else {}
-
-
-def _permuted(samples: Samples, seed: int) -> Samples:
-    """The same with speedups that changed places within each program."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    order = np.lexsort((rng.random(len(samples)), samples.programs))
-    speedups = np.empty_like(samples.speedups)
-    speedups[np.argsort(samples.programs, kind="stable")] = samples.speedups[order]
-    return attrs.evolve(samples, speedups=speedups)
 
 
 def charts(frame: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Chart]:

@@ -77,7 +77,8 @@ def _record_noise(ctx: Context, labels: Sequence[Row]) -> None:
 
     from common import paired
 
-    noise = 100 * np.sort([row.noise for row in labels if row.noise is not None])
+    # In the order they were taken: neighbours are of one program and much alike.
+    noise = 100 * np.array([row.noise for row in labels if row.noise is not None])
     if not len(noise):
         return
     median, low, high = paired.interval(noise)
@@ -94,7 +95,8 @@ def _record_noise(ctx: Context, labels: Sequence[Row]) -> None:
         high=mean + half,
         timed=True,
     )
-    for value in noise[np.linspace(0, len(noise) - 1, min(len(noise), MOST_ROWS)).astype(int)]:
+    places = np.linspace(0, len(noise) - 1, min(len(noise), MOST_ROWS)).astype(int)
+    for value in np.sort(noise)[places]:
         ctx.record(None, "noise", float(value), "%", timed=True, system="here")
 
 

@@ -23,7 +23,6 @@ SETTINGS = accuracy.Settings(
     systems=["recursive", "feed_forward", "constant", "best_constant"],
     epochs=1,
     batch=16,
-    permuted=True,
 )
 
 
@@ -55,7 +54,7 @@ def test_the_model_trained_before_is_judged_by_the_papers_claims(whole):
     wanted = {claim for group in accuracy.CLAIMS.values() for claim in group}
     assert wanted | {"costmodel.ours.mape_of_constant"} <= judged
     # Ten programs say nothing about which model is better.
-    assert not judged & {*accuracy.ORDERS.values(), "costmodel.ours.no_leak"}
+    assert not judged & {*accuracy.ORDERS.values()}
     assert judged <= set(claims.load("costmodel"))
     for chart in accuracy.charts(frame, {}):
         assert len(chart.to_svg()) > 1000
@@ -64,7 +63,7 @@ def test_the_model_trained_before_is_judged_by_the_papers_claims(whole):
 def test_every_system_is_scored_on_the_same_programs(whole):
     records, _ = whole
     here = {r.axes["system"] for r in records if r.axes.get("trained") == "here"}
-    assert here == {*SETTINGS.systems, "permuted labels"}
+    assert here == {*SETTINGS.systems}
     mape = {r.axes["system"]: r.value for r in records if r.metric == "mape" and "seed" in r.axes}
     assert mape["best_constant"] <= min(mape["constant"], 100.0)
     assert all(r.low <= r.value <= r.high for r in records if r.low is not None)
@@ -85,9 +84,6 @@ def test_orders_are_judged_where_there_are_programs_enough(tmp_path, settings, m
     pair = "costmodel.sec.recursive_over_feed_forward"
     assert {(pair, "recursive"), (pair, "feed_forward")} <= found
     assert ("costmodel.ours.recursive_over_constant", "constant") in found
-    assert {r.axes["system"] for r in records if r.claim == "costmodel.ours.no_leak"} == {
-        "permuted labels"
-    }
 
 
 def test_a_second_measurement_is_near_the_first(settings):
@@ -97,18 +93,6 @@ def test_a_second_measurement_is_near_the_first(settings):
     found = pairs.measured_again(rows)
     assert np.isfinite(found).all()
     assert (found > 0).all()
-
-
-def test_permuting_keeps_the_labels_of_each_program():
-    from costmodel.train import Samples
-    from tests.costmodel.trees import random_trees
-
-    programs = np.array([0, 1, 0, 1, 2, 0, 1, 0, 0])
-    before = Samples(tuple(random_trees(9)), np.arange(1.0, 10.0), programs)
-    after = accuracy._permuted(before, 3)
-    assert after.speedups.tolist() != before.speedups.tolist()
-    for each in range(3):
-        assert sorted(after.speedups[programs == each]) == sorted(before.speedups[programs == each])
 
 
 def test_pairs_are_made_once_and_found_again(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """The experiment that describes what models learn from."""
 
 import json
+from types import SimpleNamespace
 
+import attrs
+import numpy as np
 import pytest
 
 from common.experiment import Options
@@ -9,6 +12,7 @@ from common.results import Store
 from common.runner import Job, run_one
 from costmodel import checkpoints
 from costmodel.experiments import EXPERIMENTS, dataset
+from costmodel.shards import labels, read_rows
 from tests.costmodel.small_pairs import write_pairs
 
 
@@ -54,3 +58,18 @@ def test_the_shipped_models_card_stands_beside_it(found):
 
 def test_speedups_and_noise_are_drawn(found):
     assert [len(c.to_svg()) > 1000 for c in dataset.charts(found[1], {})] == [True, True]
+
+
+def test_the_interval_of_the_noise_is_one_of_its_median(tmp_path):
+    """2000 independent values: far within the quartiles, wherever the least and greatest stand."""
+    rows = labels(read_rows(write_pairs(tmp_path / "set", 10, 4)))
+    noise = np.random.default_rng(0).exponential(size=2000)
+    recorded = {}
+    ctx = SimpleNamespace(record=lambda claim, metric, value, unit, **rest: recorded.setdefault(
+        metric, (value, rest.get("low"), rest.get("high"))
+    ))  # fmt: skip
+    dataset._record_noise(ctx, [attrs.evolve(rows[0], noise=float(value)) for value in noise])
+    middle, low, high = recorded["noise_median"]
+    assert middle == pytest.approx(100 * np.median(noise))
+    assert np.quantile(noise, 0.4) < low / 100 <= middle / 100 <= high / 100
+    assert high / 100 < np.quantile(noise, 0.6)

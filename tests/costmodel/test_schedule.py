@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from costmodel.errors import IllegalSchedule, ScheduleError
 from costmodel.ir import Program
 from costmodel.random_programs import random_program
-from costmodel.random_schedules import random_schedule, random_schedules
+from costmodel.random_schedules import Space, random_schedule, random_schedules
 from costmodel.schedule import Schedule, apply
 from costmodel.steps import STEPS, Step
 
@@ -126,6 +126,19 @@ def test_schedules_of_a_program_differ_in_their_code_and_many_have_two_kinds() -
         n += len(schedules)
     assert n >= 60
     assert several >= 0.5 * n
+
+
+def test_the_mixed_space_has_schedules_of_both_others() -> None:
+    program = random_program(3, "small")
+    of_paper = {"fuse", "unfuse", "interchange", "tile", "unroll", "parallel"}
+
+    def other_steps(space: Space) -> list[bool]:
+        found = [random_schedule(program, [5, i], space).steps for i in range(60)]
+        return [not {step.word for step in steps} <= of_paper for steps in found]
+
+    paper, extended, mixed = map(other_steps, ("paper", "extended", "mixed"))
+    assert sum(paper) == 0
+    assert 0 < sum(mixed) < sum(extended)
 
 
 def test_the_papers_space_has_the_papers_steps_and_factors() -> None:
