@@ -17,6 +17,7 @@ import numpy as np
 
 from costmodel.errors import ScheduleError
 from costmodel.ir import Access, Program, Statement
+from costmodel.lost_values import Seen, loses_value, some_of
 from costmodel.nest import Nest, Placed
 from costmodel.poly import Polyhedral, polyhedral, space_text, times
 
@@ -79,6 +80,7 @@ def forget() -> None:
     """Forget what `kept_is_legal` remembers."""
     _answer.cache_clear()
     _stores_as_written.cache_clear()
+    _some_as_written.cache_clear()
 
 
 def check_places(poly: Polyhedral, nest: Nest) -> None:
@@ -206,14 +208,20 @@ def why_flow_differs(poly: Polyhedral, nest: Nest) -> str | None:
     value of the same store as in the program as it is written.
     """
     contracted = {array for array, _, _ in nest.contractions}
+    reads = [
+        (statement, read)
+        for statement in poly.program.statements
+        for read in dict.fromkeys(statement.reads)
+        if read.array in contracted
+    ]
+    for statement, read in reads:
+        if loses_value(nest, read, _some_as_written(poly.program, statement, read)):
+            return f"{statement.name} would find another value in {read}"
     places = time_map(nest).intersect_domain(poly.domains)
-    for statement in poly.program.statements:
-        for read in dict.fromkeys(statement.reads):
-            if read.array not in contracted:
-                continue
-            before = _stores_as_written(poly.program, statement, read)
-            if not before.is_equal(_last_stores(poly, nest, statement, read, places)):
-                return f"{statement.name} would find another value in {read}"
+    for statement, read in reads:
+        before = _stores_as_written(poly.program, statement, read)
+        if not before.is_equal(_last_stores(poly, nest, statement, read, places)):
+            return f"{statement.name} would find another value in {read}"
     return None
 
 
@@ -221,6 +229,11 @@ def why_flow_differs(poly: Polyhedral, nest: Nest) -> str | None:
 def _stores_as_written(program: Program, reader: Statement, read: Access) -> isl.UnionMap:
     poly = polyhedral(program)
     return _last_stores(poly, Nest.of(program), reader, read, poly.original)
+
+
+@lru_cache(maxsize=256)
+def _some_as_written(program: Program, reader: Statement, read: Access) -> tuple[Seen, ...]:
+    return some_of(program, reader, _stores_as_written(program, reader, read))
 
 
 def _last_stores(

@@ -68,10 +68,15 @@ def make_pipeline(program: Program) -> HalidePipeline:
     """The program's algorithm in Halide.
 
     Raises UnsupportedProgram for guards, bounds that depend on other loops, statements that take
-    turns on an array, and an array that is written again after another one was computed from it;
-    MissingExtra without halide.
+    turns on an array, an array that is written again after another one was computed from it, and
+    what Halide itself refuses; MissingExtra without halide.
     """
-    return _Maker(program).make()
+    maker = _Maker(program)
+    try:
+        return maker.make()
+    except maker.hl.HalideError as error:
+        said = " ".join(str(error).split())
+        raise UnsupportedProgram(f"Halide refused {program.name}: {said}") from None
 
 
 class _Maker:
