@@ -397,14 +397,17 @@ def _is_contiguous(program: Program, placed: Placed, level: int) -> bool:
 def _packs(program: Program, nest: Nest, name: str) -> Iterator[Pack]:
     """Copies of what is read again by the loop just inside them."""
     placed = nest.find(name)
+    written = placed.statement.write.array
+    reads = [r for r in dict.fromkeys(placed.statement.reads) if r.index and r.array != written]
+    if not reads:
+        return
     n = sum(1 for dim in placed.dims if not dim.register)
-    for read in dict.fromkeys(placed.statement.reads):
-        for level in range(1, n):
-            moves = direction(placed, _whole(placed, level))
-            if (
-                read.index
-                and read.array != placed.statement.write.array
-                and len(nest.loop(name, level)) == 1
-                and stride_along(program, read, moves) == 0
-            ):
+    moves = {
+        level: direction(placed, _whole(placed, level))
+        for level in range(1, n)
+        if len(nest.loop(name, level)) == 1
+    }
+    for read in reads:
+        for level, move in moves.items():
+            if stride_along(program, read, move) == 0:
                 yield Pack(name, read.array, level)
