@@ -62,6 +62,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         ),
     ),
     Experiment(
+        name="costmodel_training_step",
+        module="costmodel.experiments.training_step",
+        full_minutes=3,
+        claims=("costmodel.ours.training_step",),
+    ),
+    Experiment(
         name="costmodel_leak",
         module="costmodel.experiments.leak",
         full_minutes=60,
