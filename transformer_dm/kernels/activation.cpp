@@ -18,9 +18,9 @@ namespace {
 
 using namespace rows;
 
-/* function(x); slope(d, x) = d function'(x); copies and rows: how much of a loop to unroll. */
+/* function(x); slope(d, x) = d function'(x); rows: how many backward has side by side. */
 struct Identity {
-  static constexpr int copies = rows::copies, rows = 4;
+  static constexpr int rows = 4;
   static constexpr bool reads_input = false;
   static SIMD_INLINE vec function(vec x) { return x; }
   static SIMD_INLINE vec slope(vec d, vec) { return d; }
@@ -28,14 +28,14 @@ struct Identity {
 
 /* Comparisons that are false for NaN: NaN stays itself, and lets a gradient pass, as in torch. */
 struct Relu {
-  static constexpr int copies = rows::copies, rows = 4;
+  static constexpr int rows = 4;
   static constexpr bool reads_input = true;
   static SIMD_INLINE vec function(vec x) { return simd::select(x < vec{}, vec{}, x); }
   static SIMD_INLINE vec slope(vec d, vec x) { return simd::select(x <= vec{}, vec{}, d); }
 };
 
 struct Gelu {
-  static constexpr int copies = 4, rows = 1;
+  static constexpr int rows = 1;
   static constexpr bool reads_input = true;
   static SIMD_INLINE vec function(vec x) { return gelu::value(x); }
   static SIMD_INLINE vec slope(vec d, vec x) { return d * gelu::slope(x); }
@@ -71,7 +71,7 @@ void forward(const E *x, const E *bias, const E *residual, E *out, int32_t *bits
               if (residual) a += load(residual + at, lanes);
               store(out + at, a, lanes);
             };
-            vectors<act.copies>(first, last, element);
+            vectors(first, last, element);
           }
       });
     });
@@ -95,7 +95,7 @@ SIMD_INLINE void backward_rows(const E *d, const E *x, const float *b, E *dx, fl
     }
     if (partial) simd::store(partial + c, simd::load(partial + c) + only(sum, lanes));
   };
-  vectors<Act::copies>(0, columns, column);
+  vectors(0, columns, column);
 }
 
 /* dx null: only sums are wanted; d_bias null: only dx is. */

@@ -66,13 +66,12 @@ constexpr int copies = word_vectors < 4 ? word_vectors : 4;
 
 /* f(column, lanes, v) for every vector of columns first .. last, where v counts the vectors since
    the last multiple of 32 columns; first is one. */
-template <int n = copies, class F>
-SIMD_INLINE void vectors(int64_t first, int64_t last, const F &f) {
+template <class F> SIMD_INLINE void vectors(int64_t first, int64_t last, const F &f) {
   int64_t column = first;
-  for (; column + n * simd::width <= last; column += n * simd::width) {
-    const int v = n == word_vectors ? 0 : static_cast<int>(column % 32 / simd::width);
+  for (; column + copies * simd::width <= last; column += copies * simd::width) {
+    const int v = copies == word_vectors ? 0 : static_cast<int>(column % 32 / simd::width);
 #pragma GCC unroll 4
-    for (int i = 0; i < n; i++) f(column + i * simd::width, Whole{}, v + i);
+    for (int i = 0; i < copies; i++) f(column + i * simd::width, Whole{}, v + i);
   }
   for (; column < last; column += simd::width)
     f(column, Part{static_cast<int>(std::min<int64_t>(simd::width, last - column))},
