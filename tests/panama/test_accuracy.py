@@ -40,7 +40,9 @@ def test_gaps_and_speeds_carry_their_claims(frame):
         assert (found.id, found.metric, found.unit) == (claim, row["metric"], row["unit"])
     gaps = frame[frame["metric"] == "loss_gap"].set_index("axis.system")["value"]
     assert gaps["fp32"] < 1e-4
-    assert gaps["fp32"] <= gaps["int32"] < gaps["bf16"] < 0.1
+    # Below the rounding of a loss in float, which of two gaps is the smaller is chance.
+    assert gaps["fp32"] <= max(gaps["int32"], 2.0**-23)
+    assert gaps["int32"] < gaps["bf16"] < 0.1
 
 
 @pytest.mark.slow
