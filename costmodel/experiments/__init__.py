@@ -104,6 +104,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         claims=(
             "costmodel.abstract.search_speedup",
             "costmodel.fig.search_speedup_by_kernel",
+            "costmodel.ours.search_speedup_by_execution",
             "costmodel.ours.model_over_execution",
             "costmodel.ours.model_over_execution_paper_steps",
         ),

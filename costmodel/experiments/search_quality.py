@@ -109,6 +109,7 @@ def run(settings: Settings, ctx: Context) -> None:
             ]
             claims = {
                 (BY_MODEL, "Halide"): ["costmodel.abstract.search_speedup"],
+                (BY_EXECUTION, "Halide"): ["costmodel.ours.search_speedup_by_execution"],
                 (BY_MODEL, BY_EXECUTION): ["costmodel.ours.model_over_execution"],
                 (PAPER_STEPS[BY_MODEL], PAPER_STEPS[BY_EXECUTION]): [
                     "costmodel.ours.model_over_execution_paper_steps"

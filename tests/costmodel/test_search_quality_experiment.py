@@ -72,6 +72,8 @@ def test_means_are_over_the_best_of_a_group(tmp_path, monkeypatch):
     halide = found["costmodel.abstract.search_speedup"]
     assert halide.value == pytest.approx(1.0)  # of 2 and 0.5
     assert halide.axes["kernels"] == 2
+    by_execution = found["costmodel.ours.search_speedup_by_execution"]
+    assert by_execution.value == pytest.approx(2**0.5)  # of 2 and 1
     assert found["costmodel.ours.model_over_execution"].value == pytest.approx(0.5**0.5)
     own_steps = found["costmodel.ours.model_over_execution_paper_steps"]
     assert own_steps.value == pytest.approx(0.9)
