@@ -12,7 +12,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedules", type=int, default=16, help="of each program")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", choices=("paper", "small", "tiny"), default="small")
-    parser.add_argument("--space", choices=("paper", "extended", "mixed"), default="paper")
+    parser.add_argument(
+        "--space",
+        choices=("paper", "extended", "mixed"),
+        default="paper",
+        help="steps of schedules; mixed: two in five schedules from the extended space",
+    )
     parser.add_argument("--jobs", type=int, help="processes; one for each core")
     parser.add_argument("--backend", choices=("joblib", "ray"), default="joblib")
     parser.add_argument(

@@ -6,7 +6,9 @@ authors' batches, which hold trees of one shape each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -73,26 +75,22 @@ def run(settings: Settings, ctx: Context) -> None:
 
 def random_trees(n: int, schedules: int, seed: int) -> list[Tree]:
     """Trees of random programs of which each has so many random schedules."""
-    import itertools
+    return list(itertools.islice(_every_tree(schedules, seed), n))
 
+
+def _every_tree(schedules: int, seed: int) -> Iterator[Tree]:
     from costmodel.errors import UnsupportedProgram
     from costmodel.features import featurize
     from costmodel.random_programs import random_program
     from costmodel.random_schedules import random_schedule
     from costmodel.schedule import apply
 
-    found: list[Tree] = []
     for number in itertools.count():
         program = random_program([seed, number], "small")
         for draw in range(schedules):
             scheduled = apply(program, random_schedule(program, [seed, number, draw]))
-            try:
-                found.append(featurize(scheduled, "compact"))
-            except UnsupportedProgram:
-                continue
-            if len(found) == n:
-                return found
-    raise AssertionError("there are programs without end")
+            with contextlib.suppress(UnsupportedProgram):
+                yield featurize(scheduled, "compact")
 
 
 def steps(model: CostModel, trees: list[Tree]) -> dict[str, Callable[[], tuple[Tensor, Tensor]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import signal
@@ -227,3 +228,14 @@ def test_schedules_of_a_program_differ_and_the_plain_one_is_rare() -> None:
         assert len(plain) == (len(drawn.schedules) > dataset.ROWS_FOR_IDENTITY)
         assert "parallel" not in " ".join(map(str, drawn.schedules))
         assert drawn == draw(3, number, 16, "small")
+
+
+def test_programs_and_schedules_of_the_model_that_ships_are_drawn_as_ever() -> None:
+    """The card's hash is of the sampler's text; what it draws must outlive a change of that."""
+    lines = (
+        f"{drawn.program.hash} {schedule}"
+        for drawn in (draw(1, number, 8, "small") for number in range(4))
+        for schedule in drawn.schedules
+    )
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert digest == "20dd6e238ace758042701e3d555a3509c71ee4329ca4cc3e2ba611ec3956f458"
